@@ -1,0 +1,93 @@
+"""polytask: should these tasks be learned together, and if so, how?
+
+Multi-task learning on PyTorch. The names below are imported when they are first used, so that the command line starts
+without PyTorch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AllTasks": "sampling",
+    "Balancer": "balance",
+    "Batch": "batch",
+    "Equal": "balance",
+    "GradDrop": "balance",
+    "GramBalancer": "balance",
+    "Grouped": "trunks",
+    "HardSharing": "trunks",
+    "JacobianBalancer": "balance",
+    "LogGramian": "balance",
+    "LossBalancer": "balance",
+    "MGDA": "balance",
+    "MLP": "encoders",
+    "MMoE": "trunks",
+    "Manual": "balance",
+    "MultiTaskEstimator": "estimator",
+    "MultiTaskModel": "model",
+    "OneTask": "sampling",
+    "PCGrad": "balance",
+    "Plan": "training",
+    "Run": "records",
+    "Step": "records",
+    "Study": "study.study",
+    "Task": "task",
+    "TaskSampler": "sampling",
+    "TensorSource": "sampling",
+    "Trunk": "trunks",
+    "UncertaintyWeighting": "balance",
+    "UserError": "errors",
+    "evaluate": "training",
+    "fit": "training",
+    "make_head": "heads",
+    "train_step": "training",
+}
+
+__all__ = [*sorted(_HOMES), "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"polytask.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'polytask' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+if TYPE_CHECKING:  # the same names, for type checkers and editors
+    from polytask.balance import (
+        MGDA as MGDA,
+        Balancer as Balancer,
+        Equal as Equal,
+        GradDrop as GradDrop,
+        GramBalancer as GramBalancer,
+        JacobianBalancer as JacobianBalancer,
+        LogGramian as LogGramian,
+        LossBalancer as LossBalancer,
+        Manual as Manual,
+        PCGrad as PCGrad,
+        UncertaintyWeighting as UncertaintyWeighting,
+    )
+    from polytask.batch import Batch as Batch
+    from polytask.encoders import MLP as MLP
+    from polytask.errors import UserError as UserError
+    from polytask.estimator import MultiTaskEstimator as MultiTaskEstimator
+    from polytask.heads import make_head as make_head
+    from polytask.model import MultiTaskModel as MultiTaskModel
+    from polytask.records import Run as Run, Step as Step
+    from polytask.sampling import (
+        AllTasks as AllTasks,
+        OneTask as OneTask,
+        TaskSampler as TaskSampler,
+        TensorSource as TensorSource,
+    )
+    from polytask.study.study import Study as Study
+    from polytask.task import Task as Task
+    from polytask.training import Plan as Plan, evaluate as evaluate, fit as fit, train_step as train_step
+    from polytask.trunks import Grouped as Grouped, HardSharing as HardSharing, MMoE as MMoE, Trunk as Trunk

@@ -1,0 +1,231 @@
+"""The three abstract kinds of balancer; each declares what it must see, and the engine computes no more."""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from polytask import gradients
+from polytask.errors import UserError, nearest
+from polytask.gradients import SharedBlock
+from polytask.records import Step
+
+At = Tensor | Sequence[Tensor] | None
+
+
+class Balancer(nn.Module, ABC):
+    """How the tasks agree on one step. A Module: its state is in `state_dict()` and moves with `.to()`.
+
+    Args:
+        tasks: names of all tasks, for methods that keep something per task. A task absent from a step then keeps its
+            place, and a changed order of the dict cannot swap two tasks.
+
+    The losses of a step are a dict of scalars, each with a graph of its own:
+
+    >>> from polytask import PCGrad
+    >>> x = torch.ones(2, requires_grad=True)
+    >>> step = PCGrad().backward({"depth": (x - 3).square().sum(), "seg": x.sum()})
+    >>> step.tasks, x.grad is not None
+    (('depth', 'seg'), True)
+    """
+
+    stateful = False  # whether `tasks=` must be given
+
+    def __init__(self, tasks: Sequence[str] | None = None) -> None:
+        super().__init__()
+        if self.stateful and not tasks:
+            raise UserError(f"{type(self).__name__} keeps a state per task: give it the names, tasks=[...]")
+        self.tasks = tuple(tasks) if tasks else None
+
+    def backward(
+        self,
+        losses: Mapping[str, Tensor],
+        *,
+        at: At = None,
+        extra: Tensor | None = None,
+        scaler: torch.amp.GradScaler | None = None,
+    ) -> Step:
+        """Add the agreed gradient to the parameters' `.grad`; was `sum(losses).backward()`.
+
+        Args:
+            losses: per task a scalar; a task that is absent from this step is simply not in the dict.
+            at: where task gradients are measured: a representation (cheap), or None for every shared parameter.
+            extra: a term added as it is, unbalanced (a trunk's penalty).
+            scaler: under fp16, the GradScaler; gradients are left scaled for `scaler.step`.
+
+        Returns:
+            The Step. `Step.skipped` says why nothing was done: a non-finite loss or gradient. No `.grad` has then been
+            changed; under a scaler it holds an infinity, so that the scaler skips the step and backs off.
+
+        Raises:
+            UserError: no losses, a tensor instead of a dict, a loss that is not a scalar or has no graph, an unknown
+                task.
+        """
+        names, values = self._checked(losses)
+        record = torch.stack([value.detach().float() for value in values])
+        bad = [name for name, value in zip(names, record, strict=True) if not torch.isfinite(value)]
+        if bad:
+            return self._skip(Step(names, record, skipped=f"the loss of task '{bad[0]}' is not finite"))
+        factor = scaler.scale(torch.ones((), device=values[0].device)) if scaler and scaler.is_enabled() else 1.0
+        points = (at,) if isinstance(at, Tensor) else tuple(at) if at is not None else None
+        if extra is not None:
+            (extra * factor).backward(retain_graph=True)
+        if len(values) == 1:  # one task is the plain step, whatever the method
+            (values[0] * factor).backward()
+            return Step(names, record, torch.ones(1))
+        return self._pull(names, values, record, points, factor)
+
+    @abstractmethod
+    def _pull(self, names: tuple[str, ...], values: list[Tensor], record: Tensor, at: Any, factor: Any) -> Step:
+        """One backward of the kind; `values` are the checked losses, `factor` the loss scale."""
+
+    def rows(self, names: Sequence[str]) -> Tensor:
+        """Positions of the present tasks in the per-task state."""
+        if self.tasks is None:
+            return torch.arange(len(names))
+        return torch.tensor([self.tasks.index(name) for name in names])
+
+    def _checked(self, losses: Mapping[str, Tensor]) -> tuple[tuple[str, ...], list[Tensor]]:
+        if not isinstance(losses, Mapping):
+            raise UserError(
+                "losses must be a dict of one scalar per task: views of one tensor would make every backward pass walk "
+                f"all heads; got {type(losses).__name__}"
+            )
+        if not losses:
+            raise UserError("no losses: a step needs at least one task")
+        for name, value in losses.items():
+            if self.tasks is not None and name not in self.tasks:
+                raise UserError(f"task '{name}' is unknown to {type(self).__name__}{nearest(name, self.tasks)}")
+            if value.numel() != 1:
+                raise UserError(f"the loss of task '{name}' has shape {tuple(value.shape)}; reduce it to one number")
+            if value.grad_fn is None:
+                raise UserError(f"the loss of task '{name}' has no graph to any parameter; leave the task out")
+        return tuple(losses), [value.reshape(()) for value in losses.values()]
+
+    def _skip(self, step: Step) -> Step:
+        warnings.warn(f"{type(self).__name__} skipped a step: {step.skipped}", RuntimeWarning, stacklevel=3)
+        return step
+
+
+class LossBalancer(Balancer):
+    """Sees the losses only: one backward pass. Override `scalarise`."""
+
+    @abstractmethod
+    def scalarise(self, losses: Tensor, rows: Tensor) -> Tensor:
+        """One number from the losses (T,); `rows` are the positions of these tasks in the state."""
+
+    def _pull(self, names: tuple[str, ...], values: list[Tensor], record: Tensor, at: Any, factor: Any) -> Step:
+        stacked = torch.stack(values)
+        total = self.scalarise(stacked, self.rows(names).to(stacked.device))
+        (total * factor).backward()
+        return Step(names, record, self.effective_weights(record, names))
+
+    def effective_weights(self, losses: Tensor, names: Sequence[str]) -> Tensor:
+        """d scalarise / d losses, (T,): what each task's gradient was multiplied with."""
+        free = losses.detach().clone().requires_grad_()
+        with torch.enable_grad():
+            total = self.scalarise(free, self.rows(names).to(free.device))
+        return torch.autograd.grad(total, free)[0]
+
+
+class _MeasuringBalancer(Balancer):
+    """What the two kinds that see gradients have in common: measure, stop at an overflow, write the rest."""
+
+    def _pull(self, names: tuple[str, ...], values: list[Tensor], record: Tensor, at: Any, factor: Any) -> Step:
+        found = gradients.task_gradients([value * factor for value in values], at=at, keep_graph=at is not None)
+        grams = [block.gram() / float(factor) ** 2 for block in found.blocks]
+        total = gradients.total_gram(found.blocks, len(values), grams)
+        if not torch.isfinite(total).all():
+            if factor != 1.0:  # a scaler must see the overflow; everybody else sees no change
+                _write_infinity(found.blocks)
+            row = int((~torch.isfinite(total.diagonal())).nonzero()[0])
+            reason = f"the gradient of task '{names[row]}' is not finite"
+            return self._skip(Step(names, record, gram=total, skipped=reason))
+        found.write_own()
+        weights = self._agree(names, values, record, found.blocks, grams, at, factor)
+        return Step(names, record, weights, total)
+
+    @abstractmethod
+    def _agree(self, names: Any, values: Any, record: Any, blocks: Any, grams: Any, at: Any, factor: Any) -> Any:
+        """Decide, write the shared gradients, and return the weights or None."""
+
+
+def _write_infinity(blocks: Sequence[SharedBlock]) -> None:
+    for block in blocks:
+        for leaf in block.leaves:
+            if leaf.is_leaf:
+                gradients.accumulate(leaf, torch.full_like(leaf, float("inf")))
+
+
+class GramBalancer(_MeasuringBalancer):
+    """Sees the inner products of the task gradients. Override `weigh`, a function of a T x T matrix."""
+
+    @abstractmethod
+    def weigh(self, gram: Tensor, losses: Tensor, rows: Tensor) -> Tensor:
+        """Weights (T,) float64 from the Gramian (T, T) float64 and the losses (T,)."""
+
+    def _agree(
+        self,
+        names: tuple[str, ...],
+        values: list[Tensor],
+        record: Tensor,
+        blocks: Sequence[SharedBlock],
+        grams: list[Tensor],
+        at: Any,
+        factor: Any,
+    ) -> Tensor:
+        rows, losses = self.rows(names), record.double().cpu()
+        chosen = torch.full((len(names),), float("nan"), dtype=torch.float64)
+        for block, gram in reversed(list(zip(blocks, grams, strict=True))):  # the largest set last: its weights stay
+            members = list(block.rows)
+            chosen[members] = self.weigh(gram, losses[members], rows[members])
+            if at is None:
+                block.write_weighted(chosen[members])
+        if at is not None:
+            self._pull_shared(values, chosen, factor)
+        return chosen
+
+    def _pull_shared(self, values: list[Tensor], weights: Tensor, factor: Any) -> None:
+        """One more backward of the weighted losses, into the parameters that several tasks share."""
+        leaves = [leaf for group in gradients.reaches(values) if len(group.rows) > 1 for leaf in group.leaves]
+        total = torch.stack([w.to(v) * v for w, v in zip(weights, values, strict=True)]).sum() * factor
+        for leaf, gradient in zip(leaves, torch.autograd.grad(total, leaves), strict=True):
+            gradients.accumulate(leaf, gradient)
+
+
+class JacobianBalancer(_MeasuringBalancer):
+    """Sees every number of the task gradients; for the few methods that need them. Override `merge`."""
+
+    @abstractmethod
+    def merge(self, jacobian: Tensor, losses: Tensor, rows: Tensor) -> Tensor:
+        """One direction (P,) from the task gradients (T, P) and the losses (T,)."""
+
+    def _agree(
+        self,
+        names: tuple[str, ...],
+        values: list[Tensor],
+        record: Tensor,
+        blocks: Sequence[SharedBlock],
+        grams: list[Tensor],
+        at: Any,
+        factor: Any,
+    ) -> None:
+        rows = self.rows(names)
+        for block in blocks:
+            members = list(block.rows)
+            direction = self.merge(block.jacobian(), record[members], rows[members])
+            if at is None:
+                block.write(direction)
+            else:
+                self._pull_back(block, direction)
+
+    def _pull_back(self, block: SharedBlock, direction: Tensor) -> None:
+        """Send the merged direction at the representation back to the parameters below it."""
+        sizes = [point.numel() for point in block.leaves]
+        parts = [part.view_as(p).to(p) for p, part in zip(block.leaves, direction.split(sizes), strict=True)]
+        torch.autograd.backward(block.leaves, parts)

@@ -1,0 +1,41 @@
+"""A wrapper that measures gradient conflict while another balancer decides."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from polytask import gradients
+from polytask.balance.base import Balancer, LossBalancer
+from polytask.errors import UserError
+from polytask.records import Step
+
+
+class LogGramian(Balancer):
+    """A loss balancer whose Step carries the Gramian on every k-th step.
+
+    The update is that of the wrapped balancer, bit for bit; a measured step costs T backward passes more.
+
+    Args:
+        balancer: the loss balancer that decides.
+        every: measure each so many steps, starting with the first.
+    """
+
+    count: Tensor
+
+    def __init__(self, balancer: LossBalancer, every: int = 10) -> None:
+        super().__init__(balancer.tasks)
+        if every < 1:
+            raise UserError(f"every must be at least 1, got {every}")
+        self.balancer = balancer
+        self.every = every
+        self.register_buffer("count", torch.zeros((), dtype=torch.long))
+
+    def _pull(self, names: tuple[str, ...], values: list[Tensor], record: Tensor, at: Any, factor: Any) -> Step:
+        measured = int(self.count) % self.every == 0
+        self.count += 1
+        gram = gradients.gramian(dict(zip(names, values, strict=True))) if measured else None
+        return dataclasses.replace(self.balancer._pull(names, values, record, at, factor), gram=gram)

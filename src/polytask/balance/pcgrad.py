@@ -1,0 +1,58 @@
+"""PCGrad: remove from each task gradient what conflicts with another."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from polytask.balance.base import GramBalancer
+from polytask.balance.randomness import SeededModule
+
+
+class PCGrad(GramBalancer):
+    """Gradient surgery (Yu et al., NeurIPS 2020, algorithm 1).
+
+    For each task i, over the other tasks j in random order: if g_i . g_j < 0, g_i loses its part along the *original*
+    g_j; the results are summed. Only inner products occur, so the whole of it is a function of the Gramian. It never
+    conflicts for two tasks; for three or more a conflict can remain.
+
+    Args:
+        seed: of the random orders.
+
+    >>> x = torch.zeros(3, requires_grad=True)
+    >>> j = torch.tensor([[-4.0, 1.0, 1.0], [6.0, 1.0, 1.0]])
+    >>> _ = PCGrad().backward({"a": j[0] @ x, "b": j[1] @ x})
+    >>> x.grad
+    tensor([0.5848, 3.8012, 3.8012])
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.random = SeededModule(seed)
+
+    def weigh(self, gram: Tensor, losses: Tensor, rows: Tensor) -> Tensor:
+        tasks = len(gram)
+        noise = torch.rand(tasks, tasks, generator=self.random.generator)
+        noise.fill_diagonal_(2.0)  # its own place sorts last and is left out
+        order = noise.argsort(dim=1)[:, :-1]
+        return project_conflicts(gram, order).sum(0)
+
+
+def project_conflicts(gram: Tensor, order: Tensor) -> Tensor:
+    """Coefficients C (T, T): row i is the projected g_i as a combination of the original gradients.
+
+    All rows advance together through their own `order` (T, T - 1) of the other tasks.
+    """
+    tasks = len(gram)
+    every = torch.arange(tasks)
+    coefficients = torch.eye(tasks, dtype=gram.dtype)
+    products = gram.clone()  # row i: inner products of the projected g_i with the original gradients
+    squares = gram.diagonal()
+    for column in range(order.shape[1]):
+        other = order[:, column]
+        overlap = products[every, other]
+        square = squares[other]
+        step = torch.where((overlap < 0) & (square > 0), -overlap / square.clamp_min(torch.finfo(gram.dtype).tiny), 0.0)
+        coefficients[every, other] += step
+        products += step[:, None] * gram[other]
+    return coefficients

@@ -1,0 +1,98 @@
+"""Files that are either whole or not there, and folders whose every byte is accounted for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from polytask.errors import UserError
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write beside the target, flush to the disk, rename: a reader sees the old file or the new one."""
+    partial = path.with_name(path.name + ".tmp")
+    try:
+        with open(partial, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def write_json(path: Path, content: Any) -> None:
+    """JSON without NaN, atomically."""
+    write_bytes(path, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file of ours; UserError when it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist") from error
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+
+
+def make_folder(path: Path) -> Path:
+    """Create a folder (and its parents), or say why not."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot create the folder {path}: {error.strerror or error}") from error
+    return path
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_manifest(folder: Path, kind: str, about: dict[str, Any]) -> None:
+    """The last file of a folder: names, sizes and checksums of all others."""
+    files = {p.name: {"bytes": p.stat().st_size, "sha256": digest(p)} for p in sorted(folder.iterdir())
+             if p.is_file() and p.name != MANIFEST and p.suffix != ".tmp"}  # fmt: skip
+    write_json(folder / MANIFEST, {"format": FORMAT, "kind": kind, **about, "files": files})
+
+
+def check_manifest(folder: Path, kind: str) -> dict[str, Any]:
+    """The manifest, after every file it names was found unchanged. Nothing else in the folder is ever opened.
+
+    Raises:
+        UserError: no folder, no manifest, another kind, a newer format, a missing or altered file.
+    """
+    if not (folder / MANIFEST).is_file():
+        raise UserError(f"{folder} is not a {kind} folder: it has no {MANIFEST}")
+    manifest = read_json(folder / MANIFEST)
+    if not isinstance(manifest, dict) or manifest.get("kind") != kind or not isinstance(manifest.get("files"), dict):
+        raise UserError(f"{folder / MANIFEST} does not describe a {kind}")
+    if manifest.get("format", 0) > FORMAT:
+        raise UserError(f"{folder} was written by a newer polytask (format {manifest['format']}); update polytask")
+    for name, entry in manifest["files"].items():
+        path = folder / name
+        if Path(name).name != name or not path.is_file():
+            raise UserError(f"{folder}: the file '{name}' of the manifest is missing")
+        if path.stat().st_size != entry.get("bytes") or digest(path) != entry.get("sha256"):
+            raise UserError(f"{path} was altered: its checksum differs from the manifest; get the folder again")
+    return manifest
+
+
+def slug(name: str) -> str:
+    """A file name for any text: readable, short, unique by a hash, no way out of the folder.
+
+    >>> slug("../a b")
+    'a-b-52c82a'
+    """
+    readable = re.sub(r"[^a-zA-Z0-9]+", "-", name).strip("-")[:40].lower()
+    return f"{readable}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:6]}".strip("-")

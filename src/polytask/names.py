@@ -1,0 +1,71 @@
+"""The one file where a word becomes an object: balancers and trunks by name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from polytask import balance, sampling, trunks
+from polytask.balance import Balancer
+from polytask.errors import UserError, nearest
+
+SHORT = {"uncertaintyweighting": "uncertainty", "hardsharing": "hard"}
+
+
+def canonical(word: str) -> str:
+    """'nash-mtl', 'nash_mtl' and 'NashMTL' are one name.
+
+    >>> canonical("PC-Grad"), canonical("UncertaintyWeighting")
+    ('pcgrad', 'uncertainty')
+    """
+    plain = word.replace("-", "").replace("_", "").lower()
+    return SHORT.get(plain, plain)
+
+
+def registered(methods: Sequence[type]) -> dict[str, type]:
+    """Name -> class, for everything that a room's METHODS lists."""
+    return {canonical(method.__name__): method for method in methods}
+
+
+def find_method(word: str, methods: Sequence[type], what: str) -> type:
+    """The class of that name; UserError with the nearest name otherwise."""
+    known = registered(methods)
+    if canonical(word) not in known:
+        raise UserError(f"unknown {what} '{word}'{nearest(word, known)}")
+    return known[canonical(word)]
+
+
+def make_balancer(word: str, tasks: Sequence[str], options: Mapping[str, Any] | None = None) -> Balancer:
+    """The balancer of that name for these tasks.
+
+    >>> make_balancer("uncertainty", ["a", "b"]).tasks
+    ('a', 'b')
+    """
+    method = find_method(word, balance.METHODS, "balancer")
+    wanted = inspect.signature(method).parameters
+    given = dict(options or {})
+    for key in given:
+        if key not in wanted:
+            raise UserError(f"balancer '{word}' has no option '{key}'{nearest(key, wanted)}")
+    missing = [k for k, p in wanted.items() if p.default is p.empty and k not in given and k != "tasks"]
+    if missing:
+        raise UserError(f"balancer '{word}' needs {', '.join(missing)}=")
+    if "tasks" in wanted:
+        given["tasks"] = list(tasks)
+    return method(**given)
+
+
+def describe() -> list[dict[str, str]]:
+    """Every registered method with its first sentence: what `polytask methods` and the docs table show."""
+    rooms = {"balancer": balance.METHODS, "trunk": trunks.METHODS, "sampler": sampling.METHODS}
+    return [
+        {"kind": kind, "name": name, "class": method.__name__, "what": _first_sentence(method)}
+        for kind, methods in rooms.items()
+        for name, method in registered(methods).items()
+    ]
+
+
+def _first_sentence(method: type) -> str:
+    paragraph = (inspect.getdoc(method) or "").split("\n\n")[0]
+    return " ".join(paragraph.split())

@@ -1,0 +1,94 @@
+"""The records that travel: a Step (what one backward saw and decided) and a Run (one training, append only)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one `Balancer.backward` saw and decided.
+
+    Args:
+        tasks: names of the T tasks present, in the order of all the tensors below.
+        losses: shape (T,), detached.
+        weights: shape (T,), or None for methods that have none. Where parameters are shared by different sets of
+            tasks, the weights of the set with the most tasks (then the most parameters); nan for the others.
+        gram: shape (T, T) float64, inner products of the task gradients over all shared parameters, or None.
+        skipped: why nothing was done (a non-finite loss, an overflow), or None.
+    """
+
+    tasks: tuple[str, ...]
+    losses: Tensor
+    weights: Tensor | None = None
+    gram: Tensor | None = None
+    skipped: str | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The state of a training at one evaluation: an epoch of steps, then the validation rows.
+
+    `losses` and `weights` are means over the steps since the last evaluation; `scores` are in the user's units;
+    `skill` is 0 for the best constant prediction and 1 for a perfect one; `cosine` and `conflict` are T x T lists in
+    the order of `Run.tasks` (mean gradient cosine, share of steps with a negative one), None where no Gramian was
+    measured.
+    """
+
+    epoch: int
+    step: int
+    losses: Mapping[str, float]
+    scores: Mapping[str, float]
+    skill: Mapping[str, float]
+    weights: Mapping[str, float] = field(default_factory=dict)
+    cosine: list[list[float | None]] | None = None
+    conflict: list[list[float | None]] | None = None
+
+    @property
+    def mean_skill(self) -> float:
+        """The rule by which epochs are chosen: the mean over tasks of the validation skill."""
+        return sum(self.skill.values()) / len(self.skill) if self.skill else float("-inf")
+
+
+@dataclass
+class Run:
+    """The record of one training; evaluations are only ever appended.
+
+    `best` is the index of the evaluation whose weights the model was left with.
+    """
+
+    tasks: tuple[str, ...]
+    evaluations: list[Evaluation] = field(default_factory=list)
+    best: int | None = None
+    steps: int = 0
+    skipped: int = 0
+    seconds: float = 0.0
+
+    def append(self, evaluation: Evaluation) -> bool:
+        """Add an evaluation; True when it is the best so far."""
+        self.evaluations.append(evaluation)
+        if self.best is None or evaluation.mean_skill > self.evaluations[self.best].mean_skill:
+            self.best = len(self.evaluations) - 1
+            return True
+        return False
+
+    @property
+    def stale(self) -> int:
+        """How many evaluations ago the best one was."""
+        return len(self.evaluations) - 1 - (self.best or 0)
+
+    def to_json(self) -> dict[str, Any]:
+        """Only JSON types."""
+        return asdict(self) | {"tasks": list(self.tasks)}
+
+    @classmethod
+    def from_json(cls, spec: Mapping[str, Any]) -> Run:
+        """The run that `to_json` described."""
+        fields = dict(spec)
+        fields["tasks"] = tuple(fields["tasks"])
+        fields["evaluations"] = [Evaluation(**e) for e in fields["evaluations"]]
+        return cls(**fields)

@@ -1,0 +1,1 @@
+"""Plan the arms, run them, read them, advise."""

@@ -1,0 +1,90 @@
+"""The arms of a study and the networks that they are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from polytask import files
+from polytask.errors import UserError, nearest
+
+Role = Literal["baseline", "joint", "groups", "reference"]
+
+DEFAULT_ARMS = ("single", "hard+equal", "hard+uncertainty", "hard+pcgrad", "mmoe+equal", "groups", "trees")
+
+CANDIDATES: tuple[dict[str, Any], ...] = (
+    {"width": 128, "depth": 2, "dropout": 0.1, "lr": 1e-3, "weight_decay": 1e-4},
+    {"width": 256, "depth": 2, "dropout": 0.3, "lr": 1e-3, "weight_decay": 1e-2},
+    {"width": 64, "depth": 2, "dropout": 0.0, "lr": 3e-3, "weight_decay": 1e-4},
+    {"width": 256, "depth": 3, "dropout": 0.1, "lr": 5e-4, "weight_decay": 1e-3},
+)
+"""What tuning tries, the same for every arm, in this order."""
+
+TREE_CANDIDATES: tuple[dict[str, Any], ...] = (
+    {"learning_rate": 0.1, "max_leaf_nodes": 31, "l2_regularization": 0.0},
+    {"learning_rate": 0.05, "max_leaf_nodes": 15, "l2_regularization": 1.0},
+    {"learning_rate": 0.1, "max_leaf_nodes": 7, "l2_regularization": 0.1},
+    {"learning_rate": 0.05, "max_leaf_nodes": 63, "l2_regularization": 1.0},
+)
+
+
+@dataclass(frozen=True)
+class Network:
+    """One thing that is trained: a trunk, a balancer and the tasks it serves. Arms may share networks."""
+
+    trunk: str
+    balancer: str
+    tasks: tuple[str, ...]
+
+    @property
+    def slug(self) -> str:
+        """A file name that no other network has."""
+        return f"{self.trunk}-{self.balancer}-{files.slug(chr(31).join(self.tasks))}"
+
+    @property
+    def candidates(self) -> tuple[dict[str, Any], ...]:
+        """The settings that tuning may choose from."""
+        return TREE_CANDIDATES if self.trunk == "trees" else CANDIDATES
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to serve all tasks: a partition of the tasks into networks."""
+
+    name: str
+    role: Role
+    networks: tuple[Network, ...]
+
+    @property
+    def groups(self) -> list[list[str]]:
+        """Which tasks share a network."""
+        return [list(network.tasks) for network in self.networks]
+
+
+def single_network(task: str) -> Network:
+    """The baseline of one task: one task has nothing to balance."""
+    return Network("hard", "equal", (task,))
+
+
+def make_arm(name: str, tasks: Sequence[str], trunks: Sequence[str], balancers: Sequence[str]) -> Arm:
+    """The arm of that name: "single", "trees", or "<trunk>+<balancer>".
+
+    >>> make_arm("hard+pcgrad", ["a", "b"], ["hard"], ["equal", "pcgrad"]).groups
+    [['a', 'b']]
+    """
+    if name == "single":
+        return Arm(name, "baseline", tuple(single_network(task) for task in tasks))
+    if name == "trees":
+        return Arm(name, "reference", tuple(Network("trees", "none", (task,)) for task in tasks))
+    trunk, plus, balancer = name.partition("+")
+    if not plus or trunk not in trunks or balancer not in balancers:
+        known = ["single", "groups", "trees", *(f"{t}+{b}" for t in trunks for b in balancers)]
+        raise UserError(f"unknown arm '{name}'{nearest(name, known)}")
+    return Arm(name, "joint", (Network(trunk, balancer, tuple(tasks)),))
+
+
+def groups_arm(groups: Sequence[Sequence[str]]) -> Arm:
+    """Hard sharing within groups of tasks; a group of one is that task's baseline."""
+    networks = [single_network(g[0]) if len(g) == 1 else Network("hard", "equal", tuple(g)) for g in groups]
+    return Arm("groups", "groups", tuple(networks))

@@ -1,0 +1,132 @@
+"""One training of a study: what it is, how it is carried out, and the two files that it leaves."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from polytask import files
+from polytask.balance import Balancer, LogGramian, LossBalancer
+from polytask.devices import Place
+from polytask.model import MultiTaskModel
+from polytask.names import make_balancer
+from polytask.sampling import AllTasks
+from polytask.study.arms import Network
+from polytask.study.rows import Rows, load_rows, subset
+from polytask.table.recipe import TableRecipe
+from polytask.training import Plan, fit
+
+TUNING_SEED = 1_000_003  # tuning runs never share a seed with the runs that are compared
+GRAMIAN_EVERY = 10
+VALID_BATCH = 8192
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every network of every arm gets, the same."""
+
+    epochs: int = 150
+    patience: int = 16
+    batch_size: int | None = None
+    device: str = "cpu"
+    precision: str = "float32"
+
+    def batch_for(self, rows: int) -> int:
+        """About 30 steps an epoch, in powers of two from 32 to 1024, unless the user said otherwise."""
+        return self.batch_size or min(1024, max(32, 2 ** (max(rows // 24, 1).bit_length() - 1)))
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One training: a network, one of its candidate settings, a seed."""
+
+    network: Network
+    candidate: int
+    seed: int
+
+    @property
+    def slug(self) -> str:
+        """The name of its two files."""
+        seed = "tuning" if self.seed == TUNING_SEED else f"seed{self.seed}"
+        return f"{self.network.slug}-c{self.candidate}-{seed}"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The candidate's settings and the trunk."""
+        return {"trunk": self.network.trunk, **self.network.candidates[self.candidate]}
+
+
+def execute(folder: Path, spec: RunSpec, budget: Budget) -> dict[str, Any]:
+    """Train one network and leave `runs/<slug>.safetensors` and `runs/<slug>.json` (last: it marks the run as done).
+
+    Any failure becomes a record with its reason, so that one bad run cannot take a study down.
+    """
+    started = time.perf_counter()
+    try:
+        outcome = _trees(folder, spec) if spec.network.trunk == "trees" else _network(folder, spec, budget)
+        record = {"status": "done", "error": None, **outcome}
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError, MemoryError, ImportError) as error:
+        record = {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+    record |= {"slug": spec.slug, "seconds": time.perf_counter() - started}
+    files.write_json(folder / "runs" / f"{spec.slug}.json", record)
+    return record
+
+
+def _network(folder: Path, spec: RunSpec, budget: Budget) -> dict[str, Any]:
+    from safetensors.torch import save
+
+    rows = load_rows(folder / "rows")
+    names = spec.network.tasks
+    torch.manual_seed(spec.seed)
+    model = build(rows, spec)
+    train = subset(rows.train, names)
+    place = Place.find(budget.device, budget.precision)
+    settings = spec.settings
+    run = fit(
+        model,
+        {name: rows.tasks[name] for name in names},
+        AllTasks(train.to(place.device), batch_size=budget.batch_for(len(train)), seed=spec.seed),
+        subset(rows.valid, names).batches(VALID_BATCH),
+        balancer=_balancer(spec),
+        plan=Plan(budget.epochs, budget.patience, settings["lr"], settings["weight_decay"]),
+        constant=rows.constant,
+        place=place,
+    )
+    if spec.seed != TUNING_SEED:
+        state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+        files.write_bytes(folder / "runs" / f"{spec.slug}.safetensors", save(state))
+    best = run.evaluations[run.best or 0]
+    return {"skill": dict(best.skill), "parameters": model.parameter_count(), "run": run.to_json()}
+
+
+def build(rows: Rows, spec: RunSpec) -> MultiTaskModel:
+    """The untrained network of a run."""
+    recipe: TableRecipe = rows.recipe.with_settings(spec.settings)
+    return recipe(spec.network.tasks)
+
+
+def load_model(folder: Path, rows: Rows, spec: RunSpec) -> MultiTaskModel:
+    """The network that a finished run left behind."""
+    from safetensors.torch import load_file
+
+    model = build(rows, spec)
+    model.load_state_dict(load_file(folder / "runs" / f"{spec.slug}.safetensors"))
+    return model.eval()
+
+
+def _balancer(spec: RunSpec) -> Balancer:
+    balancer = make_balancer(spec.network.balancer, spec.network.tasks)
+    if isinstance(balancer, LossBalancer) and len(spec.network.tasks) > 1 and spec.seed != TUNING_SEED:
+        return LogGramian(balancer, GRAMIAN_EVERY)  # conflict is evidence for the verdict; the update is unchanged
+    return balancer
+
+
+def _trees(folder: Path, spec: RunSpec) -> dict[str, Any]:
+    from polytask.study.trees import grow
+
+    rows = load_rows(folder / "rows")
+    return grow(rows, spec.network.tasks[0], spec.settings)

@@ -1,0 +1,82 @@
+"""From the arrays of a table to a flat vector, and the encoder on top of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from polytask.encoders import MLP
+
+if TYPE_CHECKING:
+    from polytask.table.preprocess import TableShape
+
+
+class PiecewiseLinear(nn.Module):
+    """Piecewise-linear encoding of numbers (Gorishniy et al., NeurIPS 2022, eq. 1).
+
+    A column with edges b_0 < ... < b_K becomes K numbers: how far the value has come through each bin, 0..1, open at
+    both ends. Columns without edges pass unchanged. All columns are computed together.
+
+    Args:
+        edges: per column its increasing bin edges, or an empty tuple.
+    """
+
+    lower: Tensor
+    width: Tensor
+    column: Tensor
+    first: Tensor
+    last: Tensor
+
+    def __init__(self, edges: Sequence[Sequence[float]]) -> None:
+        super().__init__()
+        bins = [(c, e[k], e[k + 1] - e[k], k == 0, k == len(e) - 2)
+                for c, e in enumerate(edges) for k in range(len(e) - 1)]  # fmt: skip
+        self.register_buffer("column", torch.tensor([b[0] for b in bins], dtype=torch.long))
+        self.register_buffer("lower", torch.tensor([b[1] for b in bins], dtype=torch.float32))
+        self.register_buffer("width", torch.tensor([b[2] for b in bins], dtype=torch.float32))
+        self.register_buffer("first", torch.tensor([b[3] for b in bins], dtype=torch.bool))
+        self.register_buffer("last", torch.tensor([b[4] for b in bins], dtype=torch.bool))
+        self.out_features = len(bins) + len(edges)
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        share = (numbers[:, self.column] - self.lower) / self.width
+        share = torch.where(self.first, share, share.clamp_min(0.0))
+        share = torch.where(self.last, share, share.clamp_max(1.0))
+        return torch.cat([numbers, share], dim=1)
+
+
+class TableStem(nn.Module):
+    """Numbers piecewise linear, categories embedded, side by side.
+
+    Args:
+        shape: what the preprocessor says of its arrays.
+        dimension: most numbers per embedded category.
+    """
+
+    def __init__(self, shape: TableShape, dimension: int = 16) -> None:
+        super().__init__()
+        self.numbers = PiecewiseLinear(shape.edges)
+        sizes = [(n, min(dimension, (n + 1) // 2)) for n in shape.cardinalities]
+        self.embeddings = nn.ModuleList(nn.Embedding(n, d) for n, d in sizes)
+        self.out_features = self.numbers.out_features + sum(d for _, d in sizes)
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        codes = inputs["categorical"]
+        parts = [embedding(codes[:, i]) for i, embedding in enumerate(self.embeddings)]
+        return torch.cat([self.numbers(inputs["numeric"]), *parts], dim=1)
+
+
+class TableEncoder(nn.Module):
+    """Stem and MLP: the encoder of a table."""
+
+    def __init__(self, shape: TableShape, widths: Sequence[int] = (128, 128), dropout: float = 0.1) -> None:
+        super().__init__()
+        self.stem = TableStem(shape)
+        self.body = MLP(self.stem.out_features, widths, dropout)
+        self.out_features = self.body.out_features
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        return self.body(self.stem(inputs))

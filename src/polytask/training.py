@@ -1,0 +1,293 @@
+"""The training loop, top to bottom: train_step, evaluate, fit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from polytask import relate
+from polytask.balance import Balancer, Equal
+from polytask.batch import Batch
+from polytask.devices import Place
+from polytask.errors import TrainingError, UserError
+from polytask.losses import labelled_sum
+from polytask.model import MultiTaskModel
+from polytask.records import Evaluation, Run, Step
+from polytask.sampling import TaskSampler
+from polytask.task import Task
+
+MAX_SKIPPED = 20  # consecutive steps without a finite loss or gradient before fit gives up
+
+
+def task_losses(model: MultiTaskModel, tasks: Mapping[str, Task], batches: Sequence[Batch]) -> dict[str, Tensor]:
+    """The mean loss of each task over its labelled entries in all batches; a task without labels has no entry."""
+    totals: dict[str, tuple[Tensor, Tensor]] = {}
+    for batch in batches:
+        names = [name for name in batch.targets if name in tasks]
+        outputs = model(batch.inputs, names)
+        for name in names:
+            weight = batch.weights.get(name) if batch.weights else None
+            total, count = labelled_sum(tasks[name].loss, outputs[name].float(), batch.targets[name], weight)
+            if count > 0:
+                before = totals.get(name)
+                totals[name] = (total, count) if before is None else (before[0] + total, before[1] + count)
+    return {name: total / count for name, (total, count) in totals.items()}
+
+
+def train_step(
+    model: MultiTaskModel,
+    tasks: Mapping[str, Task],
+    batches: Sequence[Batch],
+    balancer: Balancer,
+    optimizer: torch.optim.Optimizer,
+    *,
+    place: Place | None = None,
+    scaler: torch.amp.GradScaler | None = None,
+    max_norm: float | None = None,
+) -> Step | None:
+    """One step: losses, the balancer's backward, the optimizer.
+
+    Args:
+        batches: one draw of a sampler.
+        place: device and precision; the model must already be there.
+        scaler: for fp16.
+        max_norm: clip the gradient to this norm.
+
+    Returns:
+        The Step, or None when no row of the draw has a label. After a skipped step (`Step.skipped`) no parameter has
+        changed.
+    """
+    place = place or Place(next(model.parameters()).device)
+    optimizer.zero_grad(set_to_none=True)
+    with place.autocast():
+        losses = task_losses(model, tasks, [batch.to(place.device) for batch in batches])
+        penalty = model.penalty()
+    if not losses:
+        return None
+    step = balancer.backward(losses, extra=penalty, scaler=scaler)
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    if scaler is not None:
+        if parameters:
+            scaler.unscale_(optimizer)
+            _clip(parameters, max_norm)
+            scaler.step(optimizer)  # skips by itself when it finds an infinity
+            scaler.update()
+        else:
+            scaler.update(scaler.get_scale() * scaler.get_backoff_factor())
+    elif step.skipped is None:
+        _clip(parameters, max_norm)
+        optimizer.step()
+    return step
+
+
+def _clip(parameters: list[Tensor], max_norm: float | None) -> None:
+    if max_norm is not None:
+        nn.utils.clip_grad_norm_(parameters, max_norm)
+
+
+@torch.no_grad()
+def predict(
+    model: MultiTaskModel, tasks: Mapping[str, Task], batches: Iterable[Batch], *, place: Place | None = None
+) -> dict[str, Tensor]:
+    """Decoded predictions of all rows on the CPU, in evaluation mode (the mode is put back)."""
+    place = place or Place(next(model.parameters()).device)
+    parts: dict[str, list[Tensor]] = {name: [] for name in tasks}
+    training = model.training
+    model.eval()
+    try:
+        for batch in batches:
+            with place.autocast():
+                outputs = model(batch.to(place.device).inputs, tuple(tasks))
+            for name, task in tasks.items():
+                parts[name].append(task.decode(outputs[name]).cpu())
+    finally:
+        model.train(training)
+    return {name: torch.cat(part) for name, part in parts.items()}
+
+
+def evaluate(
+    model: MultiTaskModel,
+    tasks: Mapping[str, Task],
+    batches: Sequence[Batch],
+    *,
+    every_score: bool = True,
+    place: Place | None = None,
+) -> dict[str, dict[str, float]]:
+    """Scores of each task on the rows that are labelled for it, in the user's units.
+
+    Args:
+        every_score: all scores of a task, or only the first (faster, within training).
+
+    Raises:
+        UserError: a task without a labelled row.
+    """
+    predictions = predict(model, tasks, batches, place=place)
+    scores: dict[str, dict[str, float]] = {}
+    for name, task in tasks.items():
+        target = torch.cat([batch.targets[name].cpu() for batch in batches])
+        if target.isnan().all():
+            raise UserError(f"task '{name}' has no labelled row to be evaluated on")
+        wanted = task.scores if every_score else task.scores[:1]
+        scores[name] = {score.name: score(predictions[name], target) for score in wanted}
+    return scores
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how a model is trained.
+
+    Args:
+        epochs: at most so many; an epoch is `sampler.steps_per_epoch` steps, but at least `min_steps`.
+        patience: stop after so many evaluations without a better one; None trains to the end.
+        lr: of AdamW.
+        weight_decay: of AdamW, on weight matrices only.
+        max_norm: gradient clipping, None for none.
+        min_steps: least number of steps between two evaluations.
+    """
+
+    epochs: int = 100
+    patience: int | None = 16
+    lr: float = 1e-3
+    weight_decay: float = 1e-4
+    max_norm: float | None = 5.0
+    min_steps: int = 1
+
+
+def make_optimizer(model: nn.Module, balancer: Balancer, plan: Plan) -> torch.optim.Optimizer:
+    """AdamW with decay on weight matrices; biases, norms and the balancer's own parameters are left out of it."""
+    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    groups: list[dict[str, Any]] = [
+        {"params": matrices, "weight_decay": plan.weight_decay},
+        {"params": [*others, *balancer.parameters()], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=plan.lr, foreach=True)
+
+
+def fit(
+    model: MultiTaskModel,
+    tasks: Mapping[str, Task],
+    sampler: TaskSampler,
+    valid: Sequence[Batch],
+    *,
+    balancer: Balancer | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    plan: Plan | None = None,
+    constant: Mapping[str, float] | None = None,
+    place: Place | None = None,
+    on_evaluation: Callable[[Evaluation], None] | None = None,
+) -> Run:
+    """Train, keep the weights of the best evaluation, return the record.
+
+    The best evaluation is the one with the highest mean over tasks of the validation skill.
+
+    Args:
+        model: trained in place and left with its best weights.
+        sampler: draws the training batches.
+        valid: validation batches; every task needs a label there.
+        constant: per task the score of the best constant prediction, from which the skill is measured; by default
+            the perfect score's distance from the score before training.
+        on_evaluation: called after every evaluation (progress bars).
+
+    Raises:
+        TrainingError: twenty steps in a row without a finite loss or gradient.
+    """
+    plan, balancer, place = plan or Plan(), balancer or Equal(), place or Place.find("cpu")
+    model.to(place.device).train()
+    balancer.to(place.device)
+    optimizer = optimizer or make_optimizer(model, balancer, plan)
+    scaler = place.scaler()
+    run, started = Run(tuple(tasks)), time.perf_counter()
+    if constant is None:
+        constant = {n: s[tasks[n].score.name] for n, s in evaluate(model, tasks, valid, place=place).items()}
+    best: dict[str, Tensor] = {}
+    steps_per_epoch = max(sampler.steps_per_epoch, plan.min_steps)
+    for epoch in range(plan.epochs):
+        window = _Window(tuple(tasks))
+        for _ in range(steps_per_epoch):
+            step = train_step(
+                model, tasks, sampler.draw(), balancer, optimizer, place=place, scaler=scaler, max_norm=plan.max_norm
+            )
+            run.steps += 1
+            window.add(step)
+            run.skipped += step is not None and step.skipped is not None
+            if window.skipped_in_a_row >= MAX_SKIPPED and step is not None:
+                raise TrainingError(f"step {run.steps}: {step.skipped}, {MAX_SKIPPED} times in a row; lower lr")
+        evaluation = window.close(tasks, evaluate(model, tasks, valid, every_score=False, place=place), constant, run)
+        if run.append(evaluation):
+            best = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        if on_evaluation is not None:
+            on_evaluation(evaluation)
+        if plan.patience is not None and run.stale >= plan.patience:
+            break
+    model.load_state_dict(best)
+    run.seconds = time.perf_counter() - started
+    return run
+
+
+def _lists(matrix: np.ndarray) -> list[list[float | None]]:
+    """Nested lists with None for NaN, as JSON wants them."""
+    return [[None if np.isnan(x) else float(x) for x in row] for row in matrix]
+
+
+class _Window:
+    """What happened between two evaluations."""
+
+    def __init__(self, tasks: tuple[str, ...]) -> None:
+        self.tasks = tasks
+        self.steps: list[Step] = []
+        self.skipped_in_a_row = 0
+
+    def add(self, step: Step | None) -> None:
+        if step is None:
+            return
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if step.skipped else 0
+        if step.skipped is None:
+            self.steps.append(step)
+
+    def _means(self, field: str) -> dict[str, float]:
+        collected: dict[str, list[Tensor]] = {}
+        for step in self.steps:
+            values = getattr(step, field)
+            if values is not None:
+                for name, value in zip(step.tasks, values, strict=True):
+                    collected.setdefault(name, []).append(value)
+        return {name: float(torch.stack(values).double().nanmean()) for name, values in collected.items()}
+
+    def _grams(self) -> Any:
+        """Measured Gramians (n, T, T) in the order of `tasks`, NaN where a task was absent."""
+        grams = []
+        for step in self.steps:
+            if step.gram is not None and len(step.tasks) > 1:
+                rows = torch.tensor([self.tasks.index(name) for name in step.tasks])
+                full = torch.full((len(self.tasks), len(self.tasks)), float("nan"), dtype=torch.float64)
+                full[rows[:, None], rows] = step.gram
+                grams.append(full)
+        return torch.stack(grams).numpy() if grams else None
+
+    def close(
+        self,
+        tasks: Mapping[str, Task],
+        scores: Mapping[str, Mapping[str, float]],
+        constant: Mapping[str, float],
+        run: Run,
+    ) -> Evaluation:
+        values = {name: scores[name][task.score.name] for name, task in tasks.items()}
+        skill = {name: task.score.skill(values[name], constant[name]) for name, task in tasks.items()}
+        grams = self._grams()
+        return Evaluation(
+            epoch=len(run.evaluations),
+            step=run.steps,
+            losses=self._means("losses"),
+            scores=values,
+            skill=skill,
+            weights=self._means("weights"),
+            cosine=_lists(relate.mean_cosine(grams)) if grams is not None else None,
+            conflict=_lists(relate.conflict_rate(grams)) if grams is not None else None,
+        )
