@@ -238,9 +238,10 @@ def read_dates(series: pd.Series, pattern: str, known: Distinct | None = None) -
     codes, values = known or factorize(series)
     texts = [str(value).strip() for value in values]
     parsed = _parse_dates(texts, pattern or ISO) if texts else np.empty(0)
-    for place, value in enumerate(values):  # real dates among texts, e.g. a column of datetime.date
-        if not isinstance(value, str) and hasattr(value, "year"):
-            parsed[place] = _seconds(pd.to_datetime(pd.Series([value]), utc=True))[0]
+    # Real dates among texts, e.g. a column of datetime.date; times of day have an hour but no year.
+    real = [place for place, value in enumerate(values) if not isinstance(value, str) and hasattr(value, "year")]
+    if real:
+        parsed[real] = _seconds(pd.to_datetime(pd.Series([values[place] for place in real]), utc=True))
     return Cells(*_spread(codes, values, parsed), _NONE)
 
 

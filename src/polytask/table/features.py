@@ -53,7 +53,7 @@ def infer_feature(series: pd.Series, forced: str | None = None) -> FeatureColumn
     Raises UserError when a forced kind does not fit the cells.
 
     >>> import pandas as pd
-    >>> infer_feature(pd.Series([1.5, 2.5, None], name="x")).feature.kind
+    >>> infer_feature(pd.Series([1.5, 2.5, 7.0, None], name="x")).feature.kind
     'numeric'
     """
     name = str(series.name)
