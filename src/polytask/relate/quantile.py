@@ -11,8 +11,8 @@ from statistics import NormalDist
 def students_t_quantile(p: float, df: float) -> float:
     """The value that Student's t with `df` degrees of freedom stays below with probability `p`.
 
-    P(|T| > t) = I_x(df/2, 1/2) with x = df / (df + t^2), the regularised incomplete beta function (NIST DLMF 8.17),
-    by its continued fraction (8.17.22); solved for t by bisection. `df` may be any positive number, infinity included.
+    P(|T| > t) = I_x(df/2, 1/2) with x = df / (df + t^2), the regularised incomplete beta function (NIST DLMF
+    8.17), by its continued fraction (8.17.22); solved for t by bisection. `df`: any positive number or infinity.
 
     >>> round(students_t_quantile(0.975, 2), 6)
     4.302653
