@@ -1,6 +1,12 @@
 """Are tasks related? Pure functions: gains with intervals, gradient conflict, grouping."""
 
-from polytask.relate.conflict import conflict_rate, cosines, curvature_bound, magnitude_similarity, mean_cosine
+from polytask.relate.conflict import (
+    conflict_rate,
+    cosines,
+    curvature_bound,
+    magnitude_similarity,
+    mean_cosine,
+)
 from polytask.relate.gains import (
     Interval,
     Verdict,

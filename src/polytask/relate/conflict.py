@@ -1,7 +1,8 @@
 """How much task gradients disagree, read from their Gramians G = J J^T (T x T; a NaN row is an absent task).
 
-All functions take one Gramian or a stack (..., T, T). A task with a zero gradient has no direction: its entries are
-NaN, not a crash. The measures are those of Yu et al., "Gradient Surgery for Multi-Task Learning", NeurIPS 2020.
+All functions take one Gramian or a stack (..., T, T). A task with a zero gradient has no direction: its
+entries are NaN, not a crash. The measures are those of Yu et al., "Gradient Surgery for Multi-Task Learning",
+NeurIPS 2020.
 """
 
 from __future__ import annotations
@@ -23,14 +24,15 @@ def cosines(gram: ArrayLike) -> Array:
     """
     g, norm = _checked(gram)
     with np.errstate(invalid="ignore"):
-        cosine = g / norm[..., :, None] / norm[..., None, :]  # one by one: the product of two norms could overflow
+        # one division after the other: the product of two norms could overflow
+        cosine = g / norm[..., :, None] / norm[..., None, :]
     diagonal = np.arange(g.shape[-1])
     cosine[..., diagonal, diagonal] = np.where(np.isnan(norm), np.nan, 1.0)
     return np.clip(cosine, -1.0, 1.0)
 
 
 def magnitude_similarity(gram: ArrayLike) -> Array:
-    """2 |a| |b| / (|a|^2 + |b|^2) of each pair, (..., T, T): 1 for equally long gradients, near 0 if one dominates.
+    """2 |a| |b| / (|a|^2 + |b|^2) of each pair, (..., T, T): 1 if equally long, near 0 if one dominates.
 
     >>> magnitude_similarity([[1.0, 0.0], [0.0, 9.0]]).tolist()
     [[1.0, 0.6], [0.6, 1.0]]
@@ -48,7 +50,8 @@ def curvature_bound(gram: ArrayLike) -> Array:
     [[0.0, 1.0], [1.0, 0.0]]
     """
     cosine, similar = cosines(gram), magnitude_similarity(gram)
-    overlap = cosine * similar  # 2 a.b / (|a|^2 + |b|^2), so |a -+ b|^2 is 1 -+ overlap in units of |a|^2 + |b|^2
+    # 2 a.b / (|a|^2 + |b|^2): in units of |a|^2 + |b|^2, |a -+ b|^2 is 1 -+ overlap
+    overlap = cosine * similar
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray((1 - cosine**2) * (1 - overlap) / (1 + overlap))
 
@@ -65,7 +68,7 @@ def conflict_rate(grams: ArrayLike) -> Array:
 
 
 def mean_cosine(grams: ArrayLike) -> Array:
-    """Mean over steps of each pair's cosine, (T, T); absent tasks do not count, NaN where a pair was never seen.
+    """Mean over steps of each pair's cosine, (T, T); absent tasks do not count, NaN if never seen.
 
     >>> mean_cosine([[[1, -1], [-1, 4]], [[1, 1], [1, 1]]]).tolist()
     [[1.0, 0.25], [0.25, 1.0]]

@@ -15,13 +15,13 @@ def groups_from_affinity(
 ) -> list[list[int]]:
     """Groups of tasks that maximise the sum, over pairs in one group, of (affinity - threshold).
 
-    This is correlation clustering (Bansal, Blum & Chawla, 2004). `affinity`: (T, T), high = the pair should share; both
-    directions are averaged, the diagonal is ignored, a NaN is no information and counts as the threshold, which is by
-    default the mean affinity. `max_groups` bounds the number of networks to train.
+    This is correlation clustering (Bansal, Blum & Chawla, 2004). `affinity`: (T, T), high = the pair should
+    share; both directions are averaged, the diagonal is ignored, a NaN is no information and counts as the
+    threshold, which is by default the mean affinity. `max_groups` bounds the number of networks to train.
 
-    Exact for up to 12 tasks (dynamic programming over subsets), above that the best of greedy merging and its two
-    trivial rivals (all together, all alone) after local moves. Equal sums go to the finer partition: share only where
-    it pays. Affinities are compared to one part in 1e9, so that rounding decides nothing.
+    Exact for up to 12 tasks (dynamic programming over subsets), above that the best of greedy merging and its
+    two trivial rivals (all together, all alone) after local moves. Equal sums go to the finer partition: share
+    only where it pays. Affinities are compared to one part in 1e9, so that rounding decides nothing.
 
     >>> groups_from_affinity([[0, 3, -1], [3, 0, -2], [-1, -2, 0]], threshold=0.0)
     [[0, 1], [2]]
@@ -51,7 +51,7 @@ def _weights(affinity: ArrayLike, threshold: float | None) -> Weights:
         threshold = float(both[counts > 0].mean()) if known.any() else 0.0
     w = np.where(counts > 0, both - threshold, 0.0)
     w[np.abs(w) <= 1e-12 * np.abs(both).max()] = 0.0  # rounding of the subtraction
-    # Integers make sums exact: ties are ties whatever the order of the tasks. 2^30 T^2 (T + 1) stays below 2^63.
+    # Integers make sums exact: ties are ties whatever the order of the tasks. 2^30 T^2 (T + 1) < 2^63.
     return np.asarray(np.rint(w / (np.abs(w).max() or 1.0) * 2.0**30), dtype=np.int64)
 
 
