@@ -288,6 +288,6 @@ def test_a_folder_without_the_file_falls_back_to_the_cache(source, monkeypatch, 
 
 def test_tox21_says_why_it_is_not_downloaded(source):
     asked = source(b"")
-    with pytest.raises(UserError, match="no fingerprints.*POLYTASK_DATA"):
+    with pytest.raises(UserError, match=r"no fingerprints.*POLYTASK_DATA"):
         load_dataset("tox21")
     assert not asked

@@ -68,6 +68,10 @@ def test_a_pair_never_seen_together_is_nan():
     assert mean_cosine(steps)[1, 1] == 1
 
 
+def test_orthogonal_gradients_do_not_conflict():
+    assert conflict_rate([[[1.0, 0.0], [0.0, 1.0]]]).tolist() == [[0, 0], [0, 0]]
+
+
 def test_one_gramian_is_one_step_and_other_shapes_are_refused():
     gram = np.array([[1.0, -1.0], [-1.0, 4.0]])
     assert conflict_rate(gram).tolist() == conflict_rate(gram[None]).tolist() == [[0, 1], [1, 0]]

@@ -111,6 +111,13 @@ def test_two_parts_add_as_the_docstring_says():
     assert (got.low, got.high) == pytest.approx((cells.mean() - half, cells.mean() + half), rel=1e-9)
 
 
+def test_rows_that_vary_less_than_their_residual_add_nothing():
+    cells = np.array([[1.0, 3.0, 2.0], [4.0, 2.0, 3.0]])  # the columns have the same mean, the rows do not
+    got = paired_interval(*jackknife(cells))
+    assert (got.low, got.high) == pytest.approx((2.5 - 12.706204736 / 2, 2.5 + 12.706204736 / 2), rel=1e-9)
+    assert got.df == 1
+
+
 def test_identical_models_are_not_enough_evidence():
     got = paired_interval(np.zeros(5), np.zeros((5, 20)))
     assert (got.estimate, got.low, got.high) == (0, 0, 0)

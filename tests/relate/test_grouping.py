@@ -114,6 +114,29 @@ def test_no_information_and_ties_keep_tasks_apart():
     assert groups_from_affinity(half_known, 0.0) == [[0, 1], [2]]
 
 
+def test_of_equal_sums_the_finer_partition_wins():
+    weight = np.full((4, 4), -10.0)
+    for i, j, w in [(0, 1, 1.0), (0, 2, 1.0), (1, 2, 0.0), (0, 3, 2.0)]:  # {0, 1, 2} and {0, 3} are worth the same
+        weight[i, j] = weight[j, i] = w
+    assert groups_from_affinity(weight, 0.0) == [[0, 3], [1], [2]]
+
+
+def test_merging_joins_the_two_groups_with_the_largest_link():
+    for seed in range(10):
+        weights = grouping._weights(np.random.default_rng(seed).normal(size=(9, 9)), 0.0)
+        for limit in (9, 2):
+            groups = [[i] for i in range(9)]
+            while len(groups) > 1:
+                pairs = [(a, b) for a in range(len(groups)) for b in range(a)]
+                links = [weights[np.ix_(groups[a], groups[b])].sum() for a, b in pairs]
+                if max(links) <= 0 and len(groups) <= limit:
+                    break
+                a, b = pairs[int(np.argmax(links))]
+                groups[b] += groups.pop(a)
+            got = labels_to_groups(grouping._merge(weights, limit))
+            assert sorted(map(sorted, got)) == sorted(map(sorted, groups))
+
+
 def test_twelve_tasks_take_less_than_a_second():
     affinity = np.random.default_rng(0).normal(size=(12, 12))
     start = time.process_time()
