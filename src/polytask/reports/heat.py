@@ -58,7 +58,7 @@ def over_training(conflict: Mapping[str, Any], rows: Sequence[Pair], title: str,
     names = [name(task) for task in items(conflict, "tasks")]
     columns = chosen(len(items(conflict, "cosine")), MOST_COLUMNS)
     wide = size >= 560
-    start, end = (250.0, size - 70.0) if wide else (0.0, size - 52.0)
+    start, end = (320.0, size - 70.0) if wide else (0.0, size - 52.0)
     pitch, cell, offset = (26.0, 20.0, 0.0) if wide else (44.0, 20.0, 20.0)
     step = (end - start) / max(len(columns), 1)
     top, body = 20.0, [text(size, 12, "in conflict", "small", "end")]
@@ -66,11 +66,7 @@ def over_training(conflict: Mapping[str, Any], rows: Sequence[Pair], title: str,
     for r, (i, j) in enumerate(rows):
         y = top + pitch * r
         label = f"{names[i]} · {names[j]}"
-        short = (
-            f"{fit(names[i], 9)} · {fit(names[j], 9)}"
-            if wide
-            else f"{fit(names[i], 12)} · {fit(names[j], 12)}"
-        )
+        short = " · ".join(fit(names[k], 10.6 if wide else 12) for k in (i, j))
         body.append(text(0, y + 14, short, "label", title=label))
         body.append(text(size, y + offset + 14, share(_rate(conflict, i, j)), "value", "end"))
         for c, at in enumerate(columns):
@@ -104,19 +100,20 @@ def matrix(conflict: Mapping[str, Any], step: int, title: str) -> Markup:
         if i % every == 0:
             middle = (i + 0.5) * cell
             body.append(text(left - 4, top + middle + 3.5, i + 1, "tiny", "end"))
-            body.append(text(left + middle, top + side + 11, i + 1, "tiny", "middle"))
+            if count < 10 or i % (2 * every) == 0:
+                body.append(text(left + middle, top + side + 11, i + 1, "tiny", "middle"))
     body += [path("".join(d), cls) for cls, d in sorted(boxes.items())]
     return picture(left + side + 6, top + side + 16, title, body, "matrix")
 
 
 def legend() -> Markup:
     """The nine shades with the cosines where they meet."""
-    body = [text(0, 11, "opposed", "small"), text(324, 11, "agreeing", "small", "end")]
+    body = [text(0, 11, "opposed", "small"), text(378, 11, "agreeing", "small", "end")]
     for k in range(9):
-        body.append(path(f"M{k * 36} 16h36v14h-36z", f"heat{k}"))
+        body.append(path(f"M{k * 42} 16h42v14h-42z", f"heat{k}"))
     for k, edge in enumerate(EDGES, start=1):
-        body.append(text(k * 36, 43, f"{edge:g}".replace("-", MINUS), "small", "middle"))
-    return picture(324, 48, "Legend: cosine from opposed to agreeing", body, "legend")
+        body.append(text(k * 42, 43, f"{edge:g}".replace("-", MINUS), "small", "middle"))
+    return picture(378, 48, "Legend: cosine from opposed to agreeing", body, "legend")
 
 
 def _rate(conflict: Mapping[str, Any], i: int, j: int) -> float | None:

@@ -35,10 +35,16 @@ def items(record: Any, key: str) -> list[Any]:
 
 
 def done(study: Any) -> dict[str, Arm]:
-    """The arms that finished: baseline, joint, groups, reference; in each role as recorded."""
+    """The arms that finished: baseline, the recommended one, joint, groups, reference."""
     arms = {n: a for n, a in part(study, "arms").items() if part(a).get("status") == "done"}
-    rank = {role: i for i, role in enumerate(ORDER)}
-    return dict(sorted(arms.items(), key=lambda pair: rank.get(pair[1].get("role"), 2)))
+    recommended = part(study, "verdict").get("arm")
+
+    def rank(pair: tuple[str, Arm]) -> float:
+        role = pair[1].get("role")
+        place = ORDER.index(role) if role in ORDER else 2
+        return 0.5 if pair[0] == recommended and role in ("joint", "groups") else place
+
+    return dict(sorted(arms.items(), key=rank))
 
 
 def not_done(study: Any) -> dict[str, Arm]:

@@ -170,9 +170,7 @@ def curves(study: Study) -> dict[str, Any] | None:
     pictures = []
     for task in part(study, "tasks"):
         lines = [
-            svg.Line(
-                n, items(c.get(task), "epoch"), items(c.get(task), "skill"), _best(c.get(task)), styles[n]
-            )
+            svg.Line(n, items(c.get(task), "epoch"), items(c.get(task), "skill"), _best(c.get(task)), styles[n])
             for n, c in with_curves.items()
         ]
         pictures.append({"task": task, "picture": svg.curves(lines, f"Validation skill of {name(task)}")})
@@ -206,9 +204,7 @@ def _conflict(study: Study, arm: str, found: Mapping[str, Any]) -> dict[str, Any
         "all": len(tasks) * (len(tasks) - 1) // 2,
         "wide": heat.over_training(found, rows, title),
         "narrow": heat.over_training(found, rows, title, svg.NARROW),
-        "matrices": [heat.matrix(found, s, f"{title}, all pairs") for s in heat.chosen(steps, 4)]
-        if many
-        else [],
+        "matrices": [heat.matrix(found, s, f"{title}, all pairs") for s in heat.chosen(steps, 4)] if many else [],
     }
 
 

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from polytask.reports.wording import MARKS, MINUS, finite, fit, name, number, percent
 
-WIDE, NARROW = 760, 360
+WIDE, NARROW = 860, 360
 CLASSES = {"gains": "gains", "loses": "loses", "not enough evidence": "unclear"}
 LINE_STYLES = 9
 
@@ -59,9 +59,7 @@ def text(x: float, y: float, words: object, cls: str = "", anchor: str = "start"
 
 def segment(x1: float, y1: float, x2: float, y2: float, cls: str) -> Markup:
     """A straight line."""
-    return Markup('<line x1="{}" y1="{}" x2="{}" y2="{}" class="{}"/>').format(
-        _n(x1), _n(y1), _n(x2), _n(y2), cls
-    )
+    return Markup('<line x1="{}" y1="{}" x2="{}" y2="{}" class="{}"/>').format(_n(x1), _n(y1), _n(x2), _n(y2), cls)
 
 
 def path(d: str, cls: str) -> Markup:
@@ -102,34 +100,30 @@ def gain_limits(rows: Sequence[Row]) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def forest(
-    rows: Sequence[Row], title: str, size: int = WIDE, limits: tuple[float, float] | None = None
-) -> Markup:
+def forest(rows: Sequence[Row], title: str, size: int = WIDE, limits: tuple[float, float] | None = None) -> Markup:
     """One row per task: a mark at the gain, a bar over its interval, and the same in words and numbers."""
     low, high = limits or gain_limits(rows)
     wide = size >= 560
-    start, end = (190.0, size - 290.0) if wide else (12.0, size - 12.0)
-    pitch, top = (30.0, 26.0) if wide else (50.0, 26.0)
+    start, end = (190.0, size - 360.0) if wide else (12.0, size - 12.0)
+    pitch, top = (30.0, 26.0) if wide else (58.0, 22.0)
     bottom = top + pitch * len(rows)
-    zero = place(0, low, high, start, end)
-    body = _directions(zero, start, end)
+    tops = [top + pitch * i for i in range(len(rows))]
+    spans = [(top - 4, bottom)] if wide else [(y + 33, y + 47) for y in tops]
+    body = _directions(place(0, low, high, start, end), start, end)
     for value in ticks(low, high, 6 if wide else 5):
         x = place(value, low, high, start, end)
-        body.append(segment(x, top - 4, x, bottom, "zero" if value == 0 else "grid"))
+        body += [segment(x, y1, x, y2, "zero" if value == 0 else "grid") for y1, y2 in spans]
         body.append(text(x, bottom + 15, _tick(value) + (" %" if value == 0 else ""), "small", "middle"))
-    for i, row in enumerate(rows):
-        y = top + pitch * i
+    for row, y in zip(rows, tops, strict=True):
         body += _wide_row(row, y, end, size) if wide else _narrow_row(row, y, size)
-        body += _dot(row, y + (15 if wide else 34), (low, high), (start, end))
+        body += _dot(row, y + (15 if wide else 40), (low, high), (start, end))
     return picture(size, bottom + 22, title, body, "forest")
 
 
 def _directions(zero: float, start: float, end: float) -> list[Markup]:
     words = []
     if zero - start > 60:
-        words.append(
-            text(zero - 8, 14, "← worse" if zero - start < 130 else "← worse than alone", "small", "end")
-        )
+        words.append(text(zero - 8, 14, "← worse" if zero - start < 130 else "← worse than alone", "small", "end"))
     if end - zero > 60:
         words.append(text(zero + 8, 14, "better →" if end - zero < 130 else "better than alone →", "small"))
     return words
@@ -138,18 +132,18 @@ def _directions(zero: float, start: float, end: float) -> list[Markup]:
 def _wide_row(row: Row, y: float, end: float, size: int) -> list[Markup]:
     words = f"{MARKS[row.verdict]} {row.verdict}" if row.verdict in MARKS else ""
     return [
-        text(0, y + 19, fit(row.label, 13.5), "label", title=name(row.label, 300)),
+        text(0, y + 19, fit(row.label, 12.8), "label", title=name(row.label, 300)),
         text(end + 16, y + 19, percent(row.percent, row.low, row.high), "value"),
-        text(size, y + 19, words, f"word {CLASSES.get(row.verdict, '')}", "end"),
+        text(size - 156, y + 19, words, f"word {CLASSES.get(row.verdict, '')}"),
     ]
 
 
 def _narrow_row(row: Row, y: float, size: int) -> list[Markup]:
     mark = MARKS.get(row.verdict, "")
     return [
-        text(0, y + 18, fit(row.label, 12.5), "label", title=name(row.label, 300)),
+        text(0, y + 12, fit(row.label, 11.5), "label", title=name(row.label, 300)),
         text(size, y + 12, percent(row.percent, row.low, row.high), "value", "end"),
-        text(size, y + 25, f"{mark} {row.verdict}".strip(), f"word {CLASSES.get(row.verdict, '')}", "end"),
+        text(size, y + 27, f"{mark} {row.verdict}".strip(), f"word {CLASSES.get(row.verdict, '')}", "end"),
     ]
 
 
@@ -176,9 +170,7 @@ def _mark(x: float, y: float, cls: str) -> Markup:
         "loses": "M0 6L6 -5H-6Z",
         "unclear": "M-5 0A5 5 0 1 1 5 0A5 5 0 1 1 -5 0Z",
     }
-    return Markup('<path d="{}" transform="translate({} {})" class="mark {}"/>').format(
-        shapes[cls], _n(x), _n(y), cls
-    )
+    return Markup('<path d="{}" transform="translate({} {})" class="mark {}"/>').format(shapes[cls], _n(x), _n(y), cls)
 
 
 def curves(lines: Sequence[Line], title: str, size: int = 340) -> Markup:
@@ -186,9 +178,7 @@ def curves(lines: Sequence[Line], title: str, size: int = 340) -> Markup:
     start, end, top, bottom = 40.0, size - 10.0, 12.0, 168.0
     points = [p for line in lines for p in _points(line)]
     if not points:
-        return picture(
-            size, 60, title, [text(size / 2, 34, "no curve was recorded", "small", "middle")], "curves"
-        )
+        return picture(size, 60, title, [text(size / 2, 34, "no curve was recorded", "small", "middle")], "curves")
     low, high = _skill_limits([v for _, v in points])
     last = max(max(e for e, _ in points), 1)
     body = []

@@ -36,7 +36,7 @@ def clean(text: object) -> str:
     >>> clean("\x1b[31mred\x1b[0m\tprice\x00")
     'red price'
     """
-    plain = _ANSI.sub("", str(text)).translate(_BIDI)
+    plain = _ANSI.sub("", "" if text is None else str(text)).translate(_BIDI)
     plain = "".join(" " if c in "\t\n\r\u2028\u2029" else c for c in plain)
     return "".join(c for c in plain if unicodedata.category(c) not in ("Cc", "Cs")).strip()
 
@@ -82,7 +82,7 @@ def _em(c: str) -> float:
         return 1.05
     if c in "mwMWQO@%—…":
         return 0.9
-    return 0.34 if c in "iljftrI.,:;|!'()[] " else 0.68 if c.isupper() or ord(c) > 0x2FF else 0.57
+    return 0.38 if c in "iljftrI.,:;|!'()[] " else 0.68 if c.isupper() or ord(c) > 0x2FF else 0.57
 
 
 def number(value: object, digits: int = 4) -> str:
@@ -108,7 +108,7 @@ def number(value: object, digits: int = 4) -> str:
 def plain_number(value: object) -> str:
     """A setting as it was written: no padding, no separators; text passes through."""
     x = finite(value)
-    return prose(value, 60) if x is None else f"{x:.6g}"
+    return prose(value, 60) or MISSING if x is None else f"{x:.6g}"
 
 
 def percent(value: object, low: object = None, high: object = None) -> str:
@@ -122,9 +122,7 @@ def percent(value: object, low: object = None, high: object = None) -> str:
         return MISSING
     decimals = _decimals([v for v in (x, lo, hi) if v is not None])
     shown = f"{_signed(x, decimals)} %"
-    return (
-        shown if lo is None or hi is None else f"{shown} [{_signed(lo, decimals)}, {_signed(hi, decimals)}]"
-    )
+    return shown if lo is None or hi is None else f"{shown} [{_signed(lo, decimals)}, {_signed(hi, decimals)}]"
 
 
 def share(value: object) -> str:
@@ -138,7 +136,7 @@ def ratio(value: object, base: object) -> str:
     x, b = finite(value), finite(base)
     if x is None or b is None or b <= 0:
         return ""
-    return f"{number(float(x / b), 3)}×"
+    return f"{number(float(x / b), 2)}×"
 
 
 def duration(value: object) -> str:

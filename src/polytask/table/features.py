@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 VOCABULARY = 1000  # the categories that are kept apart; the rarer ones share a code with unseen ones
 HIGH_CARDINALITY = 10_000
 _ENOUGH_ROWS = 20  # below this, "all different" says nothing about a column
-_LIKE_ID = re.compile(r"(^|[_\s.-])(id|ids|idx|index|uuid|guid|key|rownum|row|nr)$|^(id|uuid)[_\s.-]|[a-z]I[dD]$", re.I)
+_LIKE_ID = re.compile(
+    r"(^|[_\s.-])(id|ids|idx|index|uuid|guid|key|rownum|row|nr)$|^(id|uuid)[_\s.-]|[a-z]I[dD]$", re.I
+)
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,9 @@ def _text_like(series: pd.Series, name: str) -> FeatureColumn:
     if pattern is not None:
         return _dated(series, name, pattern)
     wordy = _is_wordy(values)
-    if len(values) == labelled >= _ENOUGH_ROWS or (len(values) > 0.95 * labelled and len(values) > HIGH_CARDINALITY):
+    if len(values) == labelled >= _ENOUGH_ROWS or (
+        len(values) > 0.95 * labelled and len(values) > HIGH_CARDINALITY
+    ):
         kind, note = ("text", "free text") if wordy else ("identifier", "nearly every value is different")
         return _unused(series, kind, note, known)
     if wordy and len(values) > max(50, 0.2 * labelled):
@@ -141,9 +145,10 @@ def _text_like(series: pd.Series, name: str) -> FeatureColumn:
     return _category(series, name)
 
 
-def _is_wordy(values: list) -> bool:
+def _is_wordy(values: list[Any]) -> bool:
     sample = [str(value) for value in values[:1000]]
-    return bool(sample) and np.mean([len(text) for text in sample]) > 20 and np.mean([text.count(" ") for text in sample]) >= 3
+    letters, spaces = sum(map(len, sample)), sum(text.count(" ") for text in sample)
+    return letters > 20 * len(sample) and spaces >= 3 * len(sample)
 
 
 def _category(series: pd.Series, name: str) -> FeatureColumn:
@@ -156,7 +161,12 @@ def _category(series: pd.Series, name: str) -> FeatureColumn:
         return _flag(series, name)
     found: tuple[Finding, ...] = ()
     if distinct > HIGH_CARDINALITY:
-        found = (_finding(name, f"column '{name}' has {distinct:,} categories: the {VOCABULARY:,} most frequent are used"),)
+        found = (
+            _finding(
+                name,
+                f"column '{name}' has {distinct:,} categories: the {VOCABULARY:,} most frequent are used",
+            ),
+        )
     note = f"the {VOCABULARY:,} most frequent of {distinct:,} categories" if distinct > VOCABULARY else ""
     return FeatureColumn(replace(feature, note=note), found, codes=codes)
 
@@ -166,7 +176,9 @@ def _flag(series: pd.Series, name: str) -> FeatureColumn:
     missing = int((codes < 0).sum())
     feature = Feature(name, "boolean", missing, len(keys), _flag_note(len(keys)))
     if len(keys) > 2:
-        raise UserError(f"column '{name}' cannot be boolean: it has {len(keys)} different values {_listed(keys)}")
+        raise UserError(
+            f"column '{name}' cannot be boolean: it has {len(keys)} different values {_listed(keys)}"
+        )
     if not keys or (len(keys) == 1 and not missing):
         return _constant(replace(feature, note=""), keys)
     ranks = np.append(np.argsort(np.argsort(keys)).astype(np.float64), np.nan)
@@ -193,7 +205,7 @@ def sorted_levels(series: pd.Series, keys: list[str]) -> list[str]:
     """
     if getattr(series.dtype, "ordered", False):
         present = set(keys)
-        return [key for key in map(key_of, series.cat.categories) if key in present]  # type: ignore[misc]
+        return [key for key in map(key_of, series.cat.categories) if key in present]
     try:
         return sorted(keys, key=float)
     except ValueError:  # some level is not a number, so the order is that of words
@@ -235,14 +247,18 @@ def _as_number(series: pd.Series, name: str) -> FeatureColumn:
     column = _number_like(series, cells, _junk(series, cells, "numbers"))
     if column.feature.kind == "constant":
         return column
-    return FeatureColumn(replace(column.feature, kind="numeric", note="", used=True), column.findings, cells.values)
+    return FeatureColumn(
+        replace(column.feature, kind="numeric", note="", used=True), column.findings, cells.values
+    )
 
 
 def _as_count(series: pd.Series, name: str) -> FeatureColumn:
     column = _as_number(series, name)
     if column.numbers is None:
         return column
-    wrong = np.flatnonzero((column.numbers < 0) | (column.numbers != np.floor(column.numbers)) & ~np.isnan(column.numbers))
+    wrong = np.flatnonzero(
+        (column.numbers < 0) | (column.numbers != np.floor(column.numbers)) & ~np.isnan(column.numbers)
+    )
     if len(wrong):
         raise UserError(
             f"column '{name}' cannot be a count: it holds {quote_cells(series, wrong)}; counts are whole and not negative"
@@ -277,7 +293,9 @@ _FORCED = {
 
 def _unused(series: pd.Series, kind: str, note: str, known: Distinct | None = None) -> FeatureColumn:
     codes, values = known or factorize(series)
-    return FeatureColumn(Feature(str(series.name), kind, int((codes < 0).sum()), len(values), note, used=False))
+    return FeatureColumn(
+        Feature(str(series.name), kind, int((codes < 0).sum()), len(values), note, used=False)
+    )
 
 
 def _constant(feature: Feature, values: object, found: tuple[Finding, ...] = ()) -> FeatureColumn:
@@ -293,7 +311,9 @@ def _infinite(series: pd.Series, cells: Cells) -> tuple[Finding, ...]:
     if not len(cells.infinite):
         return ()
     name, count = str(series.name), len(cells.infinite)
-    return (_finding(name, f"column '{name}' has {count:,} infinite value{'s'[: count > 1]}: treated as missing"),)
+    return (
+        _finding(name, f"column '{name}' has {count:,} infinite value{'s'[: count > 1]}: treated as missing"),
+    )
 
 
 def _junk(series: pd.Series, cells: Cells, what: str) -> tuple[Finding, ...]:

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from polytask.table.features import FeatureColumn
     from polytask.table.targets import TargetColumn
 
-_SCREEN_ROWS = (48, 1000)  # few rows rule out nearly every column, so that all rows are read for the suspects only
+_SCREEN_ROWS = (
+    48,
+    1000,
+)  # few rows rule out nearly every column, so that all rows are read for the suspects only
 _SCREEN_CORRELATION = 0.99
 _COPY_CORRELATION = 0.9999
 _EVIDENCE = 10  # rows (and 5 per class) below which a perfect match may be chance
@@ -46,7 +49,9 @@ def column_findings(columns: Sequence[FeatureColumn]) -> list[Finding]:
     return found
 
 
-def row_findings(frame: pd.DataFrame, ignored: Sequence[str], targets: Sequence[TargetColumn]) -> list[Finding]:
+def row_findings(
+    frame: pd.DataFrame, ignored: Sequence[str], targets: Sequence[TargetColumn]
+) -> list[Finding]:
     """Rows that repeat earlier ones (apart from `ignored` columns) and rows without any label.
 
     >>> import pandas as pd
@@ -93,7 +98,9 @@ def copy_findings(columns: Sequence[FeatureColumn], targets: Sequence[TargetColu
         for match in _copies(stacked, column):
             if match < len(names):
                 found.append(_leak(names[match], name))
-            elif match - len(names) > place and _is_mutual(stacked[match], targets[match - len(names)], column):
+            elif match - len(names) > place and _is_mutual(
+                stacked[match], targets[match - len(names)], column
+            ):
                 other = targets[match - len(names)].target.name
                 message = f"targets '{name}' and '{other}' are copies of each other: drop one of them"
                 found.append(Finding("warning", other, message))
@@ -104,7 +111,9 @@ def copy_findings(columns: Sequence[FeatureColumn], targets: Sequence[TargetColu
 
 
 def _leak(feature: str, target: str) -> Finding:
-    message = f"feature '{feature}' gives target '{target}' away (a copy, or it predicts it perfectly): drop it?"
+    message = (
+        f"feature '{feature}' gives target '{target}' away (a copy, or it predicts it perfectly): drop it?"
+    )
     return Finding("warning", feature, message)
 
 
@@ -120,7 +129,9 @@ def _copies(matrix: np.ndarray, column: TargetColumn) -> list[int]:
         part = matrix[np.ix_(suspects, rows)]
         suspects = suspects[test(part, column.values[rows], exact=False)]
     labelled = np.flatnonzero(~np.isnan(column.values))
-    return [int(s) for s in suspects if test(matrix[s : s + 1, labelled], column.values[labelled], exact=True)[0]]
+    return [
+        int(s) for s in suspects if test(matrix[s : s + 1, labelled], column.values[labelled], exact=True)[0]
+    ]
 
 
 def _sample(column: TargetColumn, size: int, rng: np.random.Generator) -> np.ndarray:
@@ -155,11 +166,13 @@ def _follows(part: np.ndarray, labels: np.ndarray, exact: bool) -> np.ndarray:
     product = (centred * label_centred).sum(1)
     scale = np.sqrt((centred**2).sum(1) * (label_centred**2).sum(1))
     enough = (counts >= _EVIDENCE) & (scale > 0)
-    return enough & (np.abs(product) > bar * np.where(scale > 0, scale, 1.0))
+    follows: np.ndarray = enough & (np.abs(product) > bar * scale)
+    return follows
 
 
 def _mean(values: np.ndarray, present: np.ndarray) -> np.ndarray:
-    return np.where(present, values, 0.0).sum(1) / np.maximum(present.sum(1), 1)
+    means: np.ndarray = np.where(present, values, 0.0).sum(1) / np.maximum(present.sum(1), 1)
+    return means
 
 
 def _separates(part: np.ndarray, labels: np.ndarray, exact: bool) -> np.ndarray:
@@ -171,11 +184,14 @@ def _separates(part: np.ndarray, labels: np.ndarray, exact: bool) -> np.ndarray:
         low.append(np.where(enough, np.where(np.isnan(mine), np.inf, mine).min(1), np.nan))
         high.append(np.where(enough, np.where(np.isnan(mine), -np.inf, mine).max(1), np.nan))
     lows, highs = np.stack(low), np.stack(high)
-    order = np.argsort(lows, axis=0)  # a class without rows sorts last, as NaN, and compares as overlapping nothing
+    order = np.argsort(
+        lows, axis=0
+    )  # a class without rows sorts last, as NaN, and compares as overlapping nothing
     lows, highs = np.take_along_axis(lows, order, 0), np.take_along_axis(highs, order, 0)
     seen = (~np.isnan(lows)).sum(0)
     overlap = (highs[:-1] >= lows[1:]).any(0)
-    return ~overlap & (seen >= (2 if exact else 1))
+    apart: np.ndarray = ~overlap & (seen >= (2 if exact else 1))
+    return apart
 
 
 def _is_mutual(values: np.ndarray, other: TargetColumn, column: TargetColumn) -> bool:
@@ -200,4 +216,6 @@ def _determines(codes: np.ndarray, column: TargetColumn) -> bool:
 
 
 def _listed(names: list[str]) -> str:
-    return ", ".join(f"'{name}'" for name in names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return ", ".join(f"'{name}'" for name in names[:5]) + (
+        f" and {len(names) - 5} more" if len(names) > 5 else ""
+    )

@@ -11,7 +11,7 @@ import numpy as np
 from polytask.errors import UserError
 from polytask.table.cells import date_format, factorize, is_numeric, quote_cells, read_dates, read_numbers
 from polytask.table.columns import Schema, Target
-from polytask.table.stratify import assign_groups, assign_rows
+from polytask.table.stratify import STRATIFIED_ROWS, assign_groups, assign_rows
 from polytask.table.targets import read_target
 
 if TYPE_CHECKING:
@@ -79,16 +79,25 @@ def split_rows(
 
 def _check_fractions(fractions: Sequence[float]) -> None:
     if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
-        raise UserError(f"split fractions are three positive numbers that sum to 1, such as 0.6,0.2,0.2; got {fractions}")
+        raise UserError(
+            f"split fractions are three positive numbers that sum to 1, such as 0.6,0.2,0.2; got {fractions}"
+        )
 
 
 def _divide(
-    frame: pd.DataFrame, schema: Schema, rows: np.ndarray, labels: np.ndarray, fractions: Sequence[float], seed: int
+    frame: pd.DataFrame,
+    schema: Schema,
+    rows: np.ndarray,
+    labels: np.ndarray,
+    fractions: Sequence[float],
+    seed: int,
 ) -> tuple[np.ndarray, str]:
     """The side (n,) of each of `rows`, and in words how; a side whose fraction is zero gets none."""
     needed = sum(fraction > 0 for fraction in fractions)
     if len(rows) < needed:
-        raise UserError(f"only {len(rows)} rows have a label: {needed} sides need at least one row each; give more rows")
+        raise UserError(
+            f"only {len(rows)} rows have a label: {needed} sides need at least one row each; give more rows"
+        )
     if schema.group:
         groups = _group_codes(frame, schema.group)[rows]
         names = len(np.unique(groups))
@@ -97,14 +106,24 @@ def _divide(
                 f"the group column '{schema.group}' has {names} groups with labels, but {needed} sides need at least one "
                 f"each: leave out the group column, or give a split column"
             )
-        return assign_groups(groups, labels[rows], schema.targets, fractions, seed), f"group column '{schema.group}'"
+        return assign_groups(
+            groups, labels[rows], schema.targets, fractions, seed
+        ), f"group column '{schema.group}'"
     if schema.time:
-        return _by_time(_times(frame, schema.time)[rows], schema.time, fractions), f"time column '{schema.time}'"
-    return assign_rows(labels[rows], schema.targets, fractions, seed), "stratified random"
+        return _by_time(
+            _times(frame, schema.time)[rows], schema.time, fractions
+        ), f"time column '{schema.time}'"
+    by = "stratified random" if len(rows) <= STRATIFIED_ROWS else "random"
+    return assign_rows(labels[rows], schema.targets, fractions, seed), by
 
 
 def _by_column(
-    frame: pd.DataFrame, schema: Schema, rows: np.ndarray, labels: np.ndarray, fractions: Sequence[float], seed: int
+    frame: pd.DataFrame,
+    schema: Schema,
+    rows: np.ndarray,
+    labels: np.ndarray,
+    fractions: Sequence[float],
+    seed: int,
 ) -> np.ndarray:
     assert schema.split is not None
     column = frame[schema.split]
@@ -119,7 +138,9 @@ def _by_column(
     mine = sides[rows]
     for side in (0, 2):
         if not np.any(mine == side):
-            raise UserError(f"the split column '{schema.split}' has no labelled row for {_SIDES[side]}: mark some rows")
+            raise UserError(
+                f"the split column '{schema.split}' has no labelled row for {_SIDES[side]}: mark some rows"
+            )
     if not np.any(mine == 1):  # validation rows are carved out of the training rows
         train = mine == 0
         mine[train], _ = _divide(frame, schema, rows[train], labels, (fractions[0], fractions[1], 0.0), seed)
@@ -137,12 +158,13 @@ def _by_time(times: np.ndarray, name: str, fractions: Sequence[float]) -> np.nda
         )
     reached = np.cumsum(counts)
     goals = np.cumsum(fractions)[: needed - 1] / np.sum(fractions) * len(times)
-    cuts = []
+    cuts: list[int] = []
     for place, goal in enumerate(goals):
         nearest_cut = int(np.argmin(np.abs(reached - goal))) + 1
         lowest = (cuts[-1] if cuts else 0) + 1
         cuts.append(min(max(nearest_cut, lowest), len(levels) - (len(goals) - place)))
-    return np.searchsorted(np.array(cuts), codes, side="right")
+    sides: np.ndarray = np.searchsorted(np.array(cuts), codes, side="right")
+    return sides
 
 
 def _group_codes(frame: pd.DataFrame, name: str) -> np.ndarray:

@@ -8,11 +8,13 @@ import numpy as np
 
 from polytask.table.columns import Target
 
-_MAX_ROWS = 200_000
+STRATIFIED_ROWS = 200_000
 _MAX_TRIES = 20
 
 
-def assign_rows(labels: np.ndarray, targets: Sequence[Target], fractions: Sequence[float], seed: int) -> np.ndarray:
+def assign_rows(
+    labels: np.ndarray, targets: Sequence[Target], fractions: Sequence[float], seed: int
+) -> np.ndarray:
     """The side (n,) of each row, by iterative stratification over the targets' `labels` (n, T) with NaN for missing.
 
     The rarest label is dealt out first, each row to the side that lacks most of it (Sechidis, Tsoumakas, Vlahavas
@@ -26,7 +28,7 @@ def assign_rows(labels: np.ndarray, targets: Sequence[Target], fractions: Sequen
     """
     rng = np.random.default_rng(seed)
     shares = np.asarray(fractions, dtype=np.float64) / np.sum(fractions)
-    if len(labels) > _MAX_ROWS:
+    if len(labels) > STRATIFIED_ROWS:
         # By the law of large numbers a shuffled split is as good here: a label with a share of 1 % among 200,000 rows
         # is off by about 2 % of itself, and dealing rows one by one would take minutes.
         sides = np.searchsorted(np.cumsum(shares)[:-1], (np.arange(len(labels)) + 0.5) / len(labels))
@@ -117,7 +119,7 @@ def assign_groups(
     _, codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     marks = _label_codes(labels, targets)
     best, best_error = np.empty(0, dtype=np.int64), np.inf
-    for _ in range(max(1, min(_MAX_TRIES, _MAX_ROWS // len(sizes)))):
+    for _ in range(max(1, min(_MAX_TRIES, STRATIFIED_ROWS // len(sizes)))):
         sides = _deal_groups(sizes, shares, rng)[codes]
         error = _imbalance(sides, marks, shares)
         if error < best_error:

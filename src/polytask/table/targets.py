@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from polytask.errors import UserError
-from polytask.table.cells import date_format, factorize, is_numeric, key_of, mostly_numbers, quote_cells, read_keys, read_numbers
+from polytask.table.cells import (
+    date_format,
+    factorize,
+    is_numeric,
+    key_of,
+    mostly_numbers,
+    quote_cells,
+    read_keys,
+    read_numbers,
+)
 from polytask.table.columns import ClassValue, Finding, Target
 from polytask.table.features import is_right_skewed, sorted_levels
 
@@ -55,7 +64,11 @@ def infer_target(series: pd.Series, forced: str | None = None) -> TargetColumn:
     found: tuple[Finding, ...] = ()
     if len(cells.junk):
         quoted = quote_cells(series, cells.junk)
-        found = (Finding("warning", name, f"target '{name}' is read as numbers; treated as not labelled: {quoted}"),)
+        found = (
+            Finding(
+                "warning", name, f"target '{name}' is read as numbers; treated as not labelled: {quoted}"
+            ),
+        )
     return _from_numbers(name, cells.values, forced, found)
 
 
@@ -64,7 +77,9 @@ def _holds_flags(series: pd.Series) -> bool:
     return series.dtype == object and {type(value) for value in series.dropna().unique()} <= {bool, np.bool_}
 
 
-def _from_numbers(name: str, values: np.ndarray, forced: str | None, found: tuple[Finding, ...]) -> TargetColumn:
+def _from_numbers(
+    name: str, values: np.ndarray, forced: str | None, found: tuple[Finding, ...]
+) -> TargetColumn:
     present = values[~np.isnan(values)]
     levels, counts = np.unique(present, return_counts=True)
     whole = np.array_equal(present, np.floor(present))
@@ -102,10 +117,14 @@ def _from_texts(series: pd.Series, name: str, forced: str | None) -> TargetColum
     _check_labels(name, labelled, list(keys[:2]))
     kind = forced or ("binary" if len(keys) == 2 else "ordinal" if ordered else "classes")
     if date_format(series) is not None:
-        raise UserError(f"target '{name}' holds dates: predict a number made from them, for example days until the date")
+        raise UserError(
+            f"target '{name}' holds dates: predict a number made from them, for example days until the date"
+        )
     if kind in ("regression", "count"):
         junk = quote_cells(series, read_numbers(series).junk)
-        raise UserError(f"target '{name}' cannot be {kind}: it holds {junk or 'flags'}; ask for '{name}:{_suited(keys)}'")
+        raise UserError(
+            f"target '{name}' cannot be {kind}: it holds {junk or 'flags'}; ask for '{name}:{_suited(keys)}'"
+        )
     if forced is None and not ordered and len(keys) > max(labelled / 2, 20):
         raise UserError(
             f"target '{name}' has {len(keys):,} different texts in {labelled:,} rows, like free text or an identifier: "
@@ -130,9 +149,15 @@ def _ordered_pair(series: pd.Series, keys: list[str]) -> list[str]:
     return [first, second]
 
 
-def _with_classes(target: Target, codes: np.ndarray, counts: np.ndarray, found: tuple[Finding, ...]) -> TargetColumn:
+def _with_classes(
+    target: Target, codes: np.ndarray, counts: np.ndarray, found: tuple[Finding, ...]
+) -> TargetColumn:
     assert target.classes is not None
-    rare = [(value, count) for value, count in zip(target.classes, counts.tolist(), strict=True) if count < RARE_CLASS]
+    rare = [
+        (value, count)
+        for value, count in zip(target.classes, counts.tolist(), strict=True)
+        if count < RARE_CLASS
+    ]
     if rare:
         shown = ", ".join(f"'{value}' ({_plural(count, 'row')})" for value, count in rare[:3])
         more = f" and {len(rare) - 3} more" if len(rare) > 3 else ""
@@ -144,7 +169,9 @@ def _with_classes(target: Target, codes: np.ndarray, counts: np.ndarray, found: 
 def _few_labels(target: Target) -> tuple[Finding, ...]:
     if target.labelled >= FEW_LABELS:
         return ()
-    message = f"target '{target.name}' has only {_plural(target.labelled, 'label')}: its scores will be uncertain"
+    message = (
+        f"target '{target.name}' has only {_plural(target.labelled, 'label')}: its scores will be uncertain"
+    )
     return (Finding("warning", target.name, message),)
 
 
@@ -152,7 +179,9 @@ def _check_labels(name: str, labelled: int, levels: list[ClassValue]) -> None:
     if labelled == 0:
         raise UserError(f"target '{name}' has no labels: every cell is missing; drop it from the targets")
     if len(levels) < 2:
-        raise UserError(f"target '{name}' has the single value '{levels[0]}' in all {labelled:,} labelled rows: drop it")
+        raise UserError(
+            f"target '{name}' has the single value '{levels[0]}' in all {labelled:,} labelled rows: drop it"
+        )
 
 
 def _check_classes(name: str, kind: str, classes: tuple[ClassValue, ...], numeric: bool) -> None:
@@ -193,7 +222,9 @@ def read_target(series: pd.Series, target: Target) -> np.ndarray:
         cells = read_numbers(series)
         wrong = cells.infinite if target.junk else np.concatenate([cells.junk, cells.infinite])
         if len(wrong):
-            raise UserError(f"target '{target.name}' takes numbers, but holds {quote_cells(series, np.sort(wrong))}")
+            raise UserError(
+                f"target '{target.name}' takes numbers, but holds {quote_cells(series, np.sort(wrong))}"
+            )
         return cells.values
     codes, keys = read_keys(series)
     places = {str(key_of(value)): float(place) for place, value in enumerate(target.classes)}
@@ -202,6 +233,11 @@ def read_target(series: pd.Series, target: Target) -> np.ndarray:
     unknown = [key not in places for key in keys]
     if any(unknown) and not target.junk:
         rows = np.flatnonzero(np.append(unknown, False)[codes])
-        known = ", ".join(f"'{value}'" for value in target.classes[:5]) + (", ..." if len(target.classes) > 5 else "")
-        raise UserError(f"target '{target.name}' has no class for {quote_cells(series, rows)}; its classes are {known}")
-    return np.array([*(places.get(key, np.nan) for key in keys), np.nan])[codes]
+        known = ", ".join(f"'{value}'" for value in target.classes[:5]) + (
+            ", ..." if len(target.classes) > 5 else ""
+        )
+        raise UserError(
+            f"target '{target.name}' has no class for {quote_cells(series, rows)}; its classes are {known}"
+        )
+    values: np.ndarray = np.array([*(places.get(key, np.nan) for key in keys), np.nan])[codes]
+    return values

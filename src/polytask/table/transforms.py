@@ -89,7 +89,8 @@ class CountTransform(NumberTransform):
 
     @staticmethod
     def _shaped(values: np.ndarray) -> np.ndarray:
-        return np.log1p(np.maximum(values, 0.0))
+        logs: np.ndarray = np.log1p(np.maximum(values, 0.0))
+        return logs
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,8 @@ class FlagTransform(Transform):
 
     def numbers(self, series: pd.Series) -> list[np.ndarray]:
         places = {key: float(place) for place, key in enumerate(self.keys)}
-        for first, second in (("False", "0"), ("True", "1")):  # flags come as True or as 1, by the file they are from
+        # The same flag comes as True or as 1, by the file it is from.
+        for first, second in (("False", "0"), ("True", "1")):
             for one, other in ((first, second), (second, first)):
                 if one in self.keys and set(self.keys) <= {"False", "True"} | {"0", "1"}:
                     places.setdefault(other, places[one])
@@ -211,8 +213,11 @@ class DateTransform(Transform):
 def _cycles(seconds: np.ndarray) -> dict[str, np.ndarray]:
     days = np.floor(seconds / _DAY)
     months = days.astype(np.int64).astype("datetime64[D]").astype("datetime64[M]").astype(np.int64)
-    # 1970 began on a Thursday; Monday is 0 here.
-    return {"hour": (seconds - days * _DAY) / 3600.0, "weekday": (days + 3) % 7, "month": (months % 12).astype(np.float64)}
+    return {
+        "hour": (seconds - days * _DAY) / 3600.0,
+        "weekday": (days + 3) % 7,  # 1970 began on a Thursday; Monday is 0 here
+        "month": (months % 12).astype(np.float64),
+    }
 
 
 def _read(cells: Cells, series: pd.Series, name: str, what: str, junk: bool) -> np.ndarray:
@@ -224,7 +229,8 @@ def _read(cells: Cells, series: pd.Series, name: str, what: str, junk: bool) -> 
 
 def _looked_up(series: pd.Series, places: dict[str, float]) -> np.ndarray:
     codes, keys = read_keys(series)
-    return np.array([*(places.get(key, np.nan) for key in keys), np.nan])[codes]
+    values: np.ndarray = np.array([*(places.get(key, np.nan) for key in keys), np.nan])[codes]
+    return values
 
 
 def _moments(values: np.ndarray) -> tuple[float, float]:
@@ -267,5 +273,8 @@ def transform_from_json(data: dict[str, Any]) -> Transform:
     >>> transform_from_json(fitted.to_json()) == fitted
     True
     """
-    fields = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items() if key != "kind"}
-    return _BY_KIND[data["kind"]](**fields)
+    fields: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in data.items()
+    }
+    kind = fields.pop("kind")
+    return _BY_KIND[kind](**fields)

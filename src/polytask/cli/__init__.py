@@ -1,0 +1,1 @@
+"""The command line: study, fit, predict, report, check, methods, demo."""

@@ -1,0 +1,415 @@
+"""The study: single-task baselines and joint models under the same budget, compared, with a verdict."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import polytask
+from polytask import balance, files, names, relate
+from polytask.config import StudyConfig
+from polytask.devices import Place
+from polytask.errors import UserError
+from polytask.model import MultiTaskModel
+from polytask.study import reading
+from polytask.study.arms import DEFAULT_ARMS, Arm, Network, groups_arm, make_arm
+from polytask.study.reading import Reading
+from polytask.study.rows import Rows, save_rows
+from polytask.study.runner import Runner, cores
+from polytask.study.runs import TUNING_SEED, Budget, RunSpec, build, load_model
+from polytask.study.trees import regrow
+from polytask.study.verdict import recommend
+from polytask.table.predictor import TablePredictor
+from polytask.table.prepare import Prepared, fingerprint, prepare
+from polytask.table.recipe import TRUNKS, combine
+
+CONFIDENCE = 0.95
+FORMAT, VERSION = "polytask-study", 1
+LEAST_SEEDS = 2
+QUESTION = ("targets", "kinds", "drop", "group", "time", "split", "holdout", "seed", "epochs", "patience",
+            "batch_size", "precision")  # fmt: skip
+Event = dict[str, Any]
+Records = dict[RunSpec, dict[str, Any]]
+
+
+class Study:
+    """Asks a table whether its targets should be learned together, and if so, how.
+
+    Args:
+        source: a path to CSV or Parquet, or a pandas, polars or Arrow frame.
+        config: what is asked; or give its words as keywords.
+        on_event: called with a dict for each thing that happens ("data", "plan", "run", "reading").
+
+    Runs that are already in the output folder are not repeated, so an interrupted study goes on where it was.
+
+    Raises:
+        UserError: data or configuration that cannot be used; an output folder that holds another study.
+    """
+
+    def __init__(
+        self, source: Any, config: StudyConfig | None = None, *, on_event: Callable[[Event], None] | None = None,
+        **words: Any,
+    ) -> None:  # fmt: skip
+        self.config = config or StudyConfig(**words)
+        self.source = source
+        self.on_event = on_event or (lambda event: None)
+        self.out = Path(self.config.out)
+        self.state = self.out / "state"
+        place = Place.find(self.config.device, self.config.precision)
+        precision = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(place.autocast_dtype, "float32")
+        self.budget = Budget(
+            self.config.epochs, self.config.patience, self.config.batch_size, str(place.device), precision
+        )
+        self.jobs = self.config.jobs or (cores() if place.device.type == "cpu" else 1)
+        self.arms = self._planned_arms()
+        self.data: Prepared | None = None
+
+    def _planned_arms(self) -> list[Arm | str]:
+        """The arms asked for; "groups" stays a word until the joint runs have shown who belongs together."""
+        tasks = list(self.config.targets)
+        wanted = list(self.config.arms or DEFAULT_ARMS)
+        if "single" not in wanted:
+            wanted.insert(0, "single")  # there is no verdict without the baselines
+        balancers = [n for n in names.registered(balance.METHODS) if n != "manual"]
+        if self.config.arms is None:
+            if not _has_sklearn():
+                wanted.remove("trees")
+            if len(tasks) < 3:
+                wanted.remove("groups")  # two tasks can only share all or nothing
+        return [name if name == "groups" else make_arm(name, tasks, TRUNKS, balancers) for name in wanted]
+
+    def prepare(self) -> Prepared:
+        """Read, check and split the data; cheap, and the first thing that can fail."""
+        if self.data is None:
+            c = self.config
+            self.data = prepare(
+                self.source, targets=c.targets, kinds=c.kinds, drop=c.drop, group=c.group, time=c.time, split=c.split,
+                holdout=c.holdout, seed=c.seed,
+            )  # fmt: skip
+            self.on_event({"kind": "data", "data": self.data})
+        return self.data
+
+    def plan(self) -> dict[str, Any]:
+        """Arms, number of trainings and a rough cost; computes nothing."""
+        data = self.prepare()
+        per_network = self.config.trials + self.config.seeds
+        rows, networks = Rows(data.train, data.valid, data.tasks, data.preprocessor.shape, {}), self._networks()
+        arms = []
+        for arm in self.arms:
+            if isinstance(arm, str):
+                arms.append({"arm": arm, "networks": None, "parameters": None, "note": "decided by the joint runs"})
+                continue
+            size = None if arm.role == "reference" else sum(
+                build(rows, RunSpec(n, 0, 0)).parameter_count() for n in arm.networks
+            )  # fmt: skip
+            arms.append({"arm": arm.name, "networks": len(arm.networks), "parameters": size, "note": arm.role})
+        runs = len(networks) * per_network + sum(isinstance(arm, str) for arm in self.arms) * 2 * per_network
+        steps = sum(self._steps(network, data) for network in networks) * per_network
+        return {"arms": arms, "runs": runs, "seconds": round(steps * SECONDS_PER_STEP / self.jobs + 4, 0),
+                "jobs": self.jobs, "trials": self.config.trials, "seeds": self.config.seeds}  # fmt: skip
+
+    def _steps(self, network: Network, data: Prepared) -> float:
+        """Steps that a training of this network will probably take (half of the epochs allowed, at most 50)."""
+        rows = len(data.train.labelled(network.tasks))
+        epochs = min(0.5 * self.config.epochs, 50)
+        return epochs * math.ceil(rows / self.budget.batch_for(rows)) * (1 + 0.1 * len(network.tasks))
+
+    def _networks(self) -> list[Network]:
+        return list(dict.fromkeys(n for arm in self.arms if isinstance(arm, Arm) for n in arm.networks))
+
+    def run(self) -> dict[str, Any]:
+        """Everything: train, read, advise, write `study.json`, `report.html` and `model/`; returns the record."""
+        started = time.monotonic()
+        data = self.prepare()
+        self._claim_folder(data)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            with Runner(self.state, self.budget, self.jobs, self._told) as runner:
+                study = self._study(data, runner, started)
+        finally:
+            torch.set_num_threads(threads)
+        self._write(study)
+        return study
+
+    def _told(self, spec: RunSpec, record: Mapping[str, Any]) -> None:
+        self.on_event({"kind": "run", "spec": spec, "record": record})
+
+    def _claim_folder(self, data: Prepared) -> None:
+        """Start a study in the folder, or go on with the same one; never mix two."""
+        config = self.config.model_dump(mode="json")
+        question = {key: config[key] for key in QUESTION} | {"data": fingerprint(data.frame), "version": VERSION}
+        path = self.state / "question.json"
+        if path.is_file():
+            before = files.read_json(path)
+            changed = [key for key in question if before.get(key) != question[key]]
+            if changed:
+                raise UserError(
+                    f"{self.out} holds another study (its {', '.join(changed)} differ): give another --out, or delete it"
+                )
+            return
+        if self.out.is_dir() and any(self.out.iterdir()) and not self.state.is_dir():
+            raise UserError(f"{self.out} is not empty and holds no study: give another --out")
+        files.make_folder(self.state)
+        rows = Rows(data.train, data.valid, data.tasks, data.preprocessor.shape, data.constant["valid"])
+        save_rows(self.state / "rows", rows)
+        files.write_json(path, question)
+
+    def _study(self, data: Prepared, runner: Runner, started: float) -> dict[str, Any]:
+        networks = self._networks()
+        tuned, seeds = self._tune(networks, runner, started)
+        finals = self._finals(networks, tuned, seeds, runner)
+        arms = [arm for arm in self.arms if isinstance(arm, Arm)]
+        if "groups" in self.arms:
+            extra = self._propose_groups(data, finals)
+            if extra is not None:
+                new = [n for n in extra.networks if n not in tuned]
+                more, _ = self._tune(new, runner, started)
+                tuned |= more
+                finals |= self._finals(new, more, seeds, runner)
+                arms.insert(len(arms) - any(a.role == "reference" for a in arms), extra)
+        self.on_event({"kind": "reading"})
+        return self._read(data, arms, tuned, finals, seeds, started)
+
+    def _tune(self, networks: Sequence[Network], runner: Runner, started: float) -> tuple[dict[Network, int], int]:
+        """The best candidate of each network on the validation rows, and how many seeds the budget allows."""
+        trials, seeds = self.config.trials, self.config.seeds
+        records: Records = runner.run([RunSpec(n, 0, TUNING_SEED) for n in networks])
+        if self.config.budget is not None and networks:
+            trials, seeds = self._affordable(records, started)
+        self.on_event({"kind": "plan", "networks": len(networks), "trials": trials, "seeds": seeds})
+        records |= runner.run([RunSpec(n, c, TUNING_SEED) for n in networks for c in range(trials)])
+        best = {}
+        for network in networks:
+            skills = [_mean_skill(records[RunSpec(network, c, TUNING_SEED)]) for c in range(trials)]
+            best[network] = int(np.argmax(skills))
+        return best, seeds
+
+    def _affordable(self, records: Records, started: float) -> tuple[int, int]:
+        """How many trials and seeds fit: a first round of all networks has just been timed. Kept for a resume."""
+        path = self.state / "budget.json"
+        if path.is_file():
+            kept = files.read_json(path)
+            if kept["budget"] == self.config.budget:
+                return kept["trials"], kept["seeds"]
+        round_seconds = sum(record["seconds"] for record in records.values()) / self.jobs
+        left = (self.config.budget or 0) - (time.monotonic() - started)
+        rounds = int(0.85 * left / max(round_seconds, 1e-3))  # the rest is for groups, reading and the report
+        seeds = max(LEAST_SEEDS, min(self.config.seeds, rounds))
+        trials = max(1, min(self.config.trials, 1 + rounds - seeds))
+        files.write_json(path, {"budget": self.config.budget, "trials": trials, "seeds": seeds})
+        return trials, seeds
+
+    def _finals(self, networks: Sequence[Network], tuned: Mapping[Network, int], seeds: int, runner: Runner) -> Records:
+        specs = [RunSpec(n, tuned[n], s) for s in range(seeds) for n in networks if n.trunk != "trees"]
+        return runner.run(specs)
+
+    def _propose_groups(self, data: Prepared, finals: Records) -> Arm | None:
+        """Tasks whose gradients agree more than most, measured along the joint runs with equal weights."""
+        tasks = list(data.tasks)
+        cosines = [
+            evaluation["cosine"]
+            for spec, record in finals.items()
+            if record["status"] == "done" and list(spec.network.tasks) == tasks and spec.network.balancer == "equal"
+            for evaluation in record["run"]["evaluations"][: (record["run"]["best"] or 0) + 1]
+            if evaluation["cosine"]
+        ]
+        if not cosines or len(tasks) < 3:
+            return None
+        affinity = np.nanmean(np.array(cosines, dtype=float), axis=0)
+        groups = relate.groups_from_affinity(affinity)
+        if len(groups) in (1, len(tasks)):
+            return None  # that is an arm already
+        return groups_arm([[tasks[i] for i in group] for group in groups])
+
+    def _read(
+        self, data: Prepared, arms: Sequence[Arm], tuned: Mapping[Network, int], finals: Records, seeds: int, started: float
+    ) -> dict[str, Any]:  # fmt: skip
+        reader = _Reader(self.state, data, tuned, finals, seeds)
+        readings = {arm.name: reader.read(arm) for arm in arms}
+        baseline = readings["single"]
+        entries = {}
+        for arm in arms:
+            entry = reader.entry(arm, readings[arm.name], self.config.trials)
+            mine = readings[arm.name]
+            if arm.role != "baseline" and isinstance(mine, Reading) and isinstance(baseline, Reading):
+                gains = reading.compare(data.tasks, mine, baseline, CONFIDENCE)
+                entry |= {"gains": gains.tasks, "delta_m": gains.delta_m}
+            entries[arm.name] = entry
+        study = self._header(data) | {"arms": entries, "seconds": time.monotonic() - started}
+        study["status"] = "partial" if any(e["status"] == "failed" for e in entries.values()) else "complete"
+        study["verdict"] = recommend(study)
+        study["model"] = self._save_model(data, study, {arm.name: arm for arm in arms}, reader)
+        return study
+
+    def _header(self, data: Prepared) -> dict[str, Any]:
+        tasks = {
+            name: {
+                "kind": task.kind, "score": task.score.name,
+                "better": "higher" if task.score.higher_is_better else "lower",
+                "labelled": data.labelled(name), "constant": data.constant["test"][name],
+                "classes": [str(label) for label in task.labels] if task.labels else None,
+            }
+            for name, task in data.tasks.items()
+        }  # fmt: skip
+        split = {"by": data.split.by, "train": len(data.train), "valid": len(data.valid), "test": len(data.test),
+                 "blocks": len(np.unique(data.split.blocks))}  # fmt: skip
+        features = [{"name": f.name, "kind": f.kind, "missing": f.missing, "note": f.note} for f in data.schema.features]
+        findings = [{"level": f.level, "column": f.column, "message": f.message} for f in data.findings]
+        return {
+            "format": FORMAT, "version": VERSION, "polytask": polytask.__version__,
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "seed": self.config.seed,
+            "data": {"source": data.name, "rows": len(data.frame), "split": split, "features": features,
+                     "findings": findings},
+            "tasks": tasks, "confidence": CONFIDENCE,
+            "delta_m_rule": "mean over tasks of the relative change of each task's score, in percent; up is good",
+        }  # fmt: skip
+
+    def _save_model(
+        self, data: Prepared, study: dict[str, Any], arms: Mapping[str, Arm], reader: _Reader
+    ) -> dict[str, Any] | None:
+        """The recommended arm's networks, each from its best seed on the validation rows, as one model."""
+        name = study["verdict"]["arm"]
+        if name is None:
+            return None
+        parts, models = [], []
+        for network in arms[name].networks:
+            spec = max(reader.specs(network), key=lambda s: _mean_skill(reader.finals[s]))
+            models.append(load_model(self.state, reader.rows, spec))
+            parts.append((network.tasks, spec.settings))
+        model = combine(models)
+        about = {"source": data.name, "arm": name, "share": study["verdict"]["share"]}
+        predictor = TablePredictor(data.preprocessor, data.tasks, parts, model, about)
+        predictor.save(self.out / "model")
+        return {"folder": "model", "arm": name, "parameters": model.parameter_count()}
+
+    def _write(self, study: Mapping[str, Any]) -> None:
+        from polytask.reports import write_report
+
+        files.write_json(self.out / "study.json", study)
+        write_report(dict(study), self.out / "report.html")
+
+
+SECONDS_PER_STEP = 0.0022  # of a small network on one core, for the estimate of --plan
+
+
+def _has_sklearn() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("sklearn") is not None
+
+
+def _mean_skill(record: Mapping[str, Any]) -> float:
+    skills = list(record.get("skill", {}).values()) if record["status"] == "done" else []
+    return float(np.mean(skills)) if skills else -math.inf
+
+
+class _Reader:
+    """Opens the test rows and reads every arm on them."""
+
+    def __init__(
+        self, folder: Path, data: Prepared, tuned: Mapping[Network, int], finals: Records, seeds: int
+    ) -> None:
+        self.folder, self.data, self.tuned, self.finals, self.seeds = folder, data, tuned, finals, seeds
+        self.rows = Rows(data.train, data.valid, data.tasks, data.preprocessor.shape, data.constant["valid"])
+        self._predictions: dict[RunSpec, dict[str, torch.Tensor]] = {}
+
+    def specs(self, network: Network) -> list[RunSpec]:
+        """The compared runs of a network."""
+        return [RunSpec(network, self.tuned[network], seed) for seed in range(self.seeds)]
+
+    def read(self, arm: Arm) -> Reading | str:
+        """The reading of an arm, or the error that prevents it."""
+        if arm.role == "reference":
+            return self._read_trees(arm)
+        failed = [self.finals[s]["error"] for n in arm.networks for s in self.specs(n) if s.seed >= 0
+                  and self.finals[s]["status"] != "done"]  # fmt: skip
+        if failed:
+            return str(failed[0])
+        seeds = [
+            {name: p for network in arm.networks for name, p in self._predict(self.specs(network)[seed]).items()}
+            for seed in range(self.seeds)
+        ]
+        return reading.read_arm(self.data.tasks, seeds, self.data.test, self.data.split.blocks)
+
+    def _predict(self, spec: RunSpec) -> dict[str, torch.Tensor]:
+        if spec not in self._predictions:  # arms share networks
+            model = load_model(self.folder, self.rows, spec)
+            tasks = {name: self.data.tasks[name] for name in spec.network.tasks}
+            self._predictions[spec] = model.predict(self.data.test.inputs, tasks)
+        return self._predictions[spec]
+
+    def _read_trees(self, arm: Arm) -> Reading | str:
+        predictions = {}
+        for network in arm.networks:
+            record = files.read_json(self.folder / "runs" / f"{self._tuning(network).slug}.json")
+            if record["status"] != "done":
+                return str(record["error"])
+            name, settings = network.tasks[0], network.candidates[self.tuned[network]]
+            predictions[name] = regrow(self.rows, name, settings, record["stages"], self.data.test)
+        return reading.read_arm(self.data.tasks, [predictions], self.data.test, self.data.split.blocks)
+
+    def _tuning(self, network: Network) -> RunSpec:
+        return RunSpec(network, self.tuned[network], TUNING_SEED)
+
+    def entry(self, arm: Arm, found: Reading | str, trials: int) -> dict[str, Any]:
+        """What `study.json` says of an arm, before any comparison."""
+        shared = arm.networks[0]
+        entry: dict[str, Any] = {
+            "role": arm.role, "trunk": shared.trunk, "balancer": shared.balancer, "groups": arm.groups,
+            "status": "done", "error": None, "trials": trials, "seeds": self.seeds, "gains": {}, "delta_m": None,
+            "settings": {"all" if len(arm.networks) == 1 else ", ".join(n.tasks):
+                         dict(n.candidates[self.tuned[n]]) for n in arm.networks},
+            "valid_skill": None, "scores": {}, "metrics": {}, "curves": {}, "conflict": None,
+            "cost": {"parameters": None, "train_seconds": None, "latency_ms": None},
+        }  # fmt: skip
+        if isinstance(found, str):
+            return entry | {"status": "failed", "error": found}
+        for name, scores in found.full.items():
+            spread = float(scores.std(ddof=1)) if len(scores) > 1 else 0.0
+            entry["scores"][name] = {"seeds": scores.tolist(), "mean": float(scores.mean()), "sd": spread}
+        entry["metrics"] = found.means
+        if arm.role == "reference":
+            records = [files.read_json(self.folder / "runs" / f"{self._tuning(n).slug}.json") for n in arm.networks]
+            seconds = sum(record["seconds"] for record in records)
+            return entry | {"seeds": 1, "valid_skill": float(np.mean([_mean_skill(r) for r in records])),
+                            "cost": entry["cost"] | {"train_seconds": seconds}}  # fmt: skip
+        return entry | self._trained(arm)
+
+    def _trained(self, arm: Arm) -> dict[str, Any]:
+        """Skill, cost, learning curves and conflict of an arm of networks."""
+        skills, seconds, parameters = [], 0.0, 0
+        curves: dict[str, Any] = {}
+        for network in arm.networks:
+            records = [self.finals[spec] for spec in self.specs(network)]
+            skills += [list(record["skill"].values()) for record in records]
+            seconds += float(np.mean([record["seconds"] for record in records]))
+            parameters += records[0]["parameters"]
+            run = records[0]["run"]
+            for name in network.tasks:
+                curves[name] = {"epoch": [e["epoch"] for e in run["evaluations"]],
+                                "skill": [e["skill"][name] for e in run["evaluations"]], "best": run["best"]}  # fmt: skip
+        by_task = [float(np.mean([self.finals[s]["skill"][n] for s in self.specs(w)])) for w in arm.networks for n in w.tasks]
+        model: MultiTaskModel = combine([load_model(self.folder, self.rows, self.specs(n)[0]) for n in arm.networks])
+        cost = {"parameters": parameters, "train_seconds": seconds, "latency_ms": reading.latency(model, self.data.test)}
+        conflict = self._conflict(arm.networks[0]) if len(arm.networks) == 1 else None
+        return {"valid_skill": float(np.mean(by_task)), "cost": cost, "curves": curves, "conflict": conflict}
+
+    def _conflict(self, network: Network) -> dict[str, Any] | None:
+        """Gradient cosines over training (first seed), and how often they were negative (all seeds)."""
+        evaluations = [self.finals[spec]["run"]["evaluations"] for spec in self.specs(network)]
+        first = [e for e in evaluations[0] if e["cosine"]]
+        rates = [e["conflict"] for run in evaluations for e in run if e["conflict"]]
+        if not first:
+            return None
+        rate = np.nanmean(np.array(rates, dtype=float), axis=0)
+        return {"tasks": list(network.tasks), "epoch": [e["epoch"] for e in first],
+                "cosine": [e["cosine"] for e in first],
+                "rate": [[None if np.isnan(x) else float(x) for x in row] for row in rate]}  # fmt: skip

@@ -1,0 +1,63 @@
+"""The verdict in the terminal: the same numbers, and names that cannot paint or move the cursor."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from polytask.errors import UserError
+from polytask.reports import verdict_table
+
+from . import examples
+
+
+def printed(study: dict, width: int = 110) -> str:
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system="truecolor")
+    console.print(verdict_table(study))
+    return console.file.getvalue()
+
+
+def plain(study: dict, width: int = 110) -> str:
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(verdict_table(study))
+    return console.file.getvalue()
+
+
+def test_table_says_what_the_study_says() -> None:
+    study = examples.small()
+    text = plain(study)
+    for words in ("dwell", "click", "buy", "hard+pcgrad", "rmse ↓", "auc ↑", "+2.10 % [+0.30, +3.90]", "▲ gains",
+                  "▼ loses", "○ not enough evidence", "Δm hard+pcgrad", study["verdict"]["headline"],
+                  *study["verdict"]["why"]):  # fmt: skip
+        assert words in text
+    rows = [line for line in text.splitlines() if line.lstrip().startswith("dwell")]
+    assert len(rows) == 1
+    assert "8.010" in rows[0]
+
+
+def test_narrow_terminals_wrap_and_do_not_lose_words() -> None:
+    text = plain(examples.small(), width=60)
+    assert max(map(len, text.splitlines())) <= 60
+    assert "dwell" in text
+
+
+def test_hostile_names_neither_paint_nor_break_the_table() -> None:
+    text = printed(examples.hostile(), width=200)
+    assert "\x1b[31mred" not in text
+    assert "\x07" not in text
+    assert "[bold red]markup[/bold red]" in text
+    assert "back\\slash\\" in text
+    assert "y" * 100 not in text
+    assert "x" * 100 not in text
+
+
+def test_missing_pieces_and_failed_arms() -> None:
+    assert "Failed arms: hard+nashmtl" in plain(examples.large())
+    assert "no verdict" in plain({"format": "polytask-study", "version": 1})
+    study = examples.small()
+    study["arms"]["hard+pcgrad"]["gains"]["dwell"] = {"percent": None, "low": None, "high": None, "verdict": None}
+    assert "–" in plain(study)
+    with pytest.raises(UserError):
+        verdict_table({})
