@@ -119,6 +119,7 @@ def test_of_equal_sums_the_finer_partition_wins():
     for i, j, w in [(0, 1, 1.0), (0, 2, 1.0), (1, 2, 0.0), (0, 3, 2.0)]:  # {0, 1, 2} and {0, 3} are worth the same
         weight[i, j] = weight[j, i] = w
     assert groups_from_affinity(weight, 0.0) == [[0, 3], [1], [2]]
+    assert groups_from_affinity(weight[np.ix_([0, 3, 2, 1], [0, 3, 2, 1])], 0.0) == [[0, 1], [2], [3]]
 
 
 def test_merging_joins_the_two_groups_with_the_largest_link():
