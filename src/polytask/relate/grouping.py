@@ -21,7 +21,7 @@ def groups_from_affinity(
 
     Exact for up to 12 tasks (dynamic programming over subsets), above that the best of greedy merging and its
     two trivial rivals (all together, all alone) after local moves. Equal sums go to the finer partition: share
-    only where it pays. Affinities are compared to one part in 1e9, so that rounding decides nothing.
+    only where it pays (by more than T^2 parts in 2^40, so that rounding decides nothing).
 
     >>> groups_from_affinity([[0, 3, -1], [3, 0, -2], [-1, -2, 0]], threshold=0.0)
     [[0, 1], [2]]
@@ -51,15 +51,20 @@ def _weights(affinity: ArrayLike, threshold: float | None) -> Weights:
         threshold = float(both[counts > 0].mean()) if known.any() else 0.0
     w = np.where(counts > 0, both - threshold, 0.0)
     w[np.abs(w) <= 1e-12 * np.abs(both).max()] = 0.0  # rounding of the subtraction
-    # Integers make sums exact: ties are ties whatever the order of the tasks. 2^30 T^2 (T + 1) < 2^63.
-    return np.asarray(np.rint(w / (np.abs(w).max() or 1.0) * 2.0**30), dtype=np.int64)
+    # Integers: sums do not depend on the order of the tasks. 2^40 T^2 < 2^63.
+    return np.asarray(np.rint(w / (np.abs(w).max() or 1.0) * 2.0**40), dtype=np.int64)
+
+
+def _per_group(weights: Weights) -> int:
+    """The bonus of a group: more than all rounding (T^2 / 4) together, so that equal sums go to more groups."""
+    return len(weights) ** 2
 
 
 def _exact(weights: Weights, limit: int) -> list[int]:
     """best[g, S]: the largest value of a partition of the task set S (bits) into at most g groups."""
     tasks = len(weights)
     full = (1 << tasks) - 1
-    inside = _inside(weights) * (tasks + 1) + 1  # one group's value; the + 1 prefers more groups among equal sums
+    inside = _inside(weights) + _per_group(weights)
     subsets = {0: np.zeros(1, dtype=np.int64)}
     best = np.full((limit + 1, full + 1), np.iinfo(np.int64).min // 2)
     best[:, 0] = 0
@@ -105,9 +110,9 @@ def _greedy(weights: Weights, limit: int) -> list[int]:
 
 
 def _value(weights: Weights, labels: list[int]) -> int:
-    """Twice the sum within groups, and one point a group as tie-break, as in `_exact`."""
+    """Twice the value that `_exact` maximises."""
     same = np.equal.outer(labels, labels)
-    return int(weights[same].sum()) * (len(labels) + 1) + len(set(labels))
+    return int(weights[same].sum()) + 2 * _per_group(weights) * len(set(labels))
 
 
 def _merge(weights: Weights, limit: int) -> list[int]:
@@ -117,7 +122,7 @@ def _merge(weights: Weights, limit: int) -> list[int]:
     labels = np.arange(len(weights))
     for count in range(len(weights), 1, -1):
         a, b = divmod(int(links.argmax()), len(weights))
-        if links[a, b] <= 0 and count <= limit:
+        if links[a, b] <= _per_group(weights) and count <= limit:
             break
         links[a] += links[b]
         links[:, a] = links[a]
