@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import secrets
 from collections.abc import Mapping
@@ -37,6 +38,7 @@ def write_report(study: Mapping[str, Any], path: str | os.PathLike[str]) -> None
         raise
 
 
+@functools.cache
 def _environment() -> jinja2.Environment:
     import jinja2
 
