@@ -167,7 +167,8 @@ def make_optimizer(model: nn.Module, balancer: Balancer, plan: Plan) -> torch.op
         {"params": matrices, "weight_decay": plan.weight_decay},
         {"params": [*others, *balancer.parameters()], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=plan.lr, foreach=True)
+    # one fused kernel: the optimizer is otherwise a fifth of a small network's step
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=plan.lr, fused=True)
 
 
 def fit(

@@ -68,9 +68,10 @@ class Balancer(nn.Module, ABC):
         """
         names, values = self._checked(losses)
         record = torch.stack([value.detach().float() for value in values])
-        bad = [name for name, value in zip(names, record, strict=True) if not torch.isfinite(value)]
-        if bad:
-            return self._skip(Step(names, record, skipped=f"the loss of task '{bad[0]}' is not finite"))
+        finite = torch.isfinite(record)
+        if not finite.all():
+            bad = names[int((~finite).nonzero()[0])]
+            return self._skip(Step(names, record, skipped=f"the loss of task '{bad}' is not finite"))
         factor = scaler.scale(torch.ones((), device=values[0].device)) if scaler and scaler.is_enabled() else 1.0
         points = (at,) if isinstance(at, Tensor) else tuple(at) if at is not None else None
         if extra is not None:
@@ -86,7 +87,7 @@ class Balancer(nn.Module, ABC):
 
     def rows(self, names: Sequence[str]) -> Tensor:
         """Positions of the present tasks in the per-task state."""
-        if self.tasks is None:
+        if self.tasks is None or tuple(names) == self.tasks:
             return torch.arange(len(names))
         return torch.tensor([self.tasks.index(name) for name in names])
 
@@ -121,16 +122,10 @@ class LossBalancer(Balancer):
 
     def _pull(self, names: tuple[str, ...], values: list[Tensor], record: Tensor, at: Any, factor: Any) -> Step:
         stacked = torch.stack(values)
-        total = self.scalarise(stacked, self.rows(names).to(stacked.device))
-        (total * factor).backward()
-        return Step(names, record, self.effective_weights(record, names))
-
-    def effective_weights(self, losses: Tensor, names: Sequence[str]) -> Tensor:
-        """d scalarise / d losses, (T,): what each task's gradient was multiplied with."""
-        free = losses.detach().clone().requires_grad_()
-        with torch.enable_grad():
-            total = self.scalarise(free, self.rows(names).to(free.device))
-        return torch.autograd.grad(total, free)[0]
+        stacked.retain_grad()  # d total / d losses comes with the one backward: what each task was weighted with
+        (self.scalarise(stacked, self.rows(names).to(stacked.device)) * factor).backward()
+        weights = stacked.grad.float() / float(factor) if stacked.grad is not None else None
+        return Step(names, record, weights)
 
 
 class _MeasuringBalancer(Balancer):

@@ -21,7 +21,7 @@ from polytask.table.recipe import TableRecipe
 from polytask.training import Plan, fit
 
 TUNING_SEED = 1_000_003  # tuning runs never share a seed with the runs that are compared
-GRAMIAN_EVERY = 10
+GRAMIAN_EVERY = 20
 VALID_BATCH = 8192
 
 
