@@ -139,7 +139,9 @@ def test_a_reference_is_never_recommended() -> None:
     study["verdict"]["arm"] = "trees"
     page = render_report(study)
     assert "recommended</span>" not in page
-    assert "trees</bdi> (outside reference), held against" not in page
+    lead = re.search(r'<h2>What each task gains</h2>\n<p class="lead"><bdi>(.*?)</bdi>', page)
+    assert lead.group(1) == "hard+equal"  # the better of the two on validation rows
+    assert study["arms"]["hard+equal"]["valid_skill"] > study["arms"]["hard+pcgrad"]["valid_skill"]
     study["verdict"]["arm"] = "hard+pcgrad"
     assert "recommended</span>" in render_report(study)
 

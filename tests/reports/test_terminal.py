@@ -53,6 +53,23 @@ def test_hostile_names_neither_paint_nor_break_the_table() -> None:
     assert "x" * 100 not in text
 
 
+def test_markup_in_each_place_is_printed_as_it_is() -> None:
+    wild = ["[red]task[/red]", "[link=x]arm[/]", "[u]score", "[/]odd\\"]
+    study = examples.build([wild[0], wild[3]], ["[b]single", wild[1], "trees"], 2, recommended=wild[1])
+    study["tasks"][wild[0]]["score"] = wild[2]
+    study["verdict"] |= {"headline": "[i]headline", "why": ["[s]why[/s]"]}
+    study["arms"]["[dim]bad"] = {"role": "joint", "status": "failed", "error": None}
+    text = plain(study, width=200)
+    head, *rows = [line for line in text.splitlines() if "|" not in line and line.strip()]
+    assert head.split()[:3] == ["task", "[b]single", wild[1]]
+    assert rows[1].strip().startswith(f"{wild[0]} {wild[2]} ↓ ")
+    assert rows[2].strip().startswith(f"{wild[3]} auc ↑ ")
+    assert f"Δm {wild[1]}: " in text
+    assert "\n[i]headline\n" in text
+    assert "  • [s]why[/s]\n" in text
+    assert "Failed arms: [dim]bad" in text
+
+
 def test_missing_pieces_and_failed_arms() -> None:
     assert "Failed arms: hard+nashmtl" in plain(examples.large())
     assert "no verdict" in plain({"format": "polytask-study", "version": 1})
