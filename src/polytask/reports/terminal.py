@@ -1,4 +1,8 @@
-"""The verdict as a table for the terminal."""
+"""The verdict as a table for the terminal.
+
+Every text is a rich `Text`, which is never parsed for markup: an escaped string would still double the
+backslash at the end of a name.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from polytask.reports.wording import MARKS, MISSING, name, number, percent, pros
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
+    from rich.text import Text
 
 COLOURS = {"gains": "bold blue", "loses": "bold dark_orange", "not enough evidence": "dim"}
 
@@ -18,60 +23,58 @@ COLOURS = {"gains": "bold blue", "loses": "bold dark_orange", "not enough eviden
 def verdict_table(study: Mapping[str, Any]) -> RenderableType:
     """Each task alone and shared, its gain and verdict; then Δm, the headline and its reasons."""
     from rich.console import Group
-    from rich.markup import escape
     from rich.text import Text
 
     check(study)
     verdict = part(study, "verdict")
-    parts: list[RenderableType] = [_tasks(study)]
-    parts += [Text.from_markup(line) for line in _delta_lines(study)]
     headline = verdict.get("headline") or "This study came to no verdict."
-    parts += [Text(), Text.from_markup(f"[bold]{escape(prose(headline))}[/bold]")]
-    parts += [Text.from_markup(f"  • {escape(prose(reason))}") for reason in items(verdict, "why")]
-    failed = [escape(name(arm, 40)) for arm, a in not_done(study).items() if a.get("status") == "failed"]
+    parts: list[RenderableType] = [_tasks(study), *_delta_lines(study), Text()]
+    parts.append(Text(prose(headline), style="bold"))
+    parts += [Text(f"  • {prose(reason)}") for reason in items(verdict, "why")]
+    failed = [name(arm, 40) for arm, record in not_done(study).items() if record.get("status") == "failed"]
     if failed:
-        parts.append(Text.from_markup(f"[dark_orange]Failed arms: {', '.join(failed)}[/dark_orange]"))
+        parts.append(Text(f"Failed arms: {', '.join(failed)}", style="dark_orange"))
     return Group(*parts)
 
 
 def _tasks(study: Mapping[str, Any]) -> Table:
     from rich import box
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     control, joint = baseline(study), shown(study)
     confidence = study.get("confidence") if study.get("confidence") is not None else 0.95
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("task", overflow="fold")
-    table.add_column(escape(name(control, 24)) if control else "baseline", justify="right")
-    table.add_column(escape(name(joint, 24)) if joint else "joint", justify="right")
-    table.add_column(escape(f"gain [{share(confidence)} interval]"), justify="right")
+    table.add_column(Text(name(control, 24) if control else "baseline"), justify="right")
+    table.add_column(Text(name(joint, 24) if joint else "joint"), justify="right")
+    table.add_column(Text(f"gain [{share(confidence)} interval]"), justify="right")
     table.add_column("verdict")
     for task, record in part(study, "tasks").items():
         way = {"lower": "↓", "higher": "↑"}.get(str(part(record).get("better")), "")
+        score = name(part(record).get("score") or "score", 24)
         gain = part(study, "arms", joint or "", "gains", task)
-        score = escape(name(part(record).get("score") or "score", 24))
         table.add_row(
-            f"{escape(name(task, 32))} [dim]{score} {way}[/dim]",
-            _score(study, control, task),
-            _score(study, joint, task),
-            escape(percent(gain.get("percent"), gain.get("low"), gain.get("high"))),
+            Text.assemble(name(task, 32), (f" {score} {way}", "dim")),
+            Text(_score(study, control, task)),
+            Text(_score(study, joint, task)),
+            Text(percent(gain.get("percent"), gain.get("low"), gain.get("high"))),
             _word(verdict_of(gain)),
         )
     return table
 
 
-def _delta_lines(study: Mapping[str, Any]) -> list[str]:
-    from rich.markup import escape
+def _delta_lines(study: Mapping[str, Any]) -> list[Text]:
+    from rich.text import Text
 
     lines = []
     for arm, record in done(study).items():
         gain = part(record, "delta_m")
-        if not gain or (arm != shown(study) and record.get("role") != "reference"):
-            continue
-        what = "Δm (outside reference)" if record.get("role") == "reference" else "Δm"
-        numbers = percent(gain.get("percent"), gain.get("low"), gain.get("high"))
-        lines.append(f"{what} {escape(name(arm, 40))}: {escape(numbers)}  {_word(verdict_of(gain))}")
+        outside = record.get("role") == "reference"
+        if gain and (outside or arm == shown(study)):
+            what = "Δm (outside reference)" if outside else "Δm"
+            numbers = percent(gain.get("percent"), gain.get("low"), gain.get("high"))
+            lines.append(Text.assemble(f"{what} {name(arm, 40)}: {numbers}  ", _word(verdict_of(gain))))
     return lines
 
 
@@ -79,5 +82,7 @@ def _score(study: Mapping[str, Any], arm: str | None, task: str) -> str:
     return number(part(study, "arms", arm or "", "scores", task).get("mean"))
 
 
-def _word(verdict: str) -> str:
-    return f"[{COLOURS[verdict]}]{MARKS[verdict]} {verdict}[/]" if verdict else MISSING
+def _word(verdict: str) -> Text:
+    from rich.text import Text
+
+    return Text(f"{MARKS[verdict]} {verdict}", style=COLOURS[verdict]) if verdict else Text(MISSING)
