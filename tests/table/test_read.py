@@ -93,14 +93,19 @@ def test_folder_suffix_and_empty(tmp_path: Path) -> None:
 
 
 def test_not_utf8_names_byte_line_and_remedy(tmp_path: Path) -> None:
-    refuses(write(tmp_path, "a,b\n1,x\n2,Müller\n".encode("latin1")), "byte 11 (line 3) is 0xfc", "UTF-8", "iconv")
+    refuses(
+        write(tmp_path, "a,b\n1,x\n2,Müller\n".encode("latin1")), "byte 11 (line 3) is 0xfc", "UTF-8", "iconv"
+    )
     refuses(write(tmp_path, b"a,b\n1,\x002\n", "z.csv"), "line 2 holds a zero byte")
     refuses(write(tmp_path, b"\x1f\x8b broken", "t.csv.gz"), "not a complete gzip file")
 
 
 @pytest.mark.parametrize(("row", "fields"), [("1,2,3,4", 4), ("1,2", 2), ('"1,2",3', 2)])
 def test_broken_rows_name_the_line(tmp_path: Path, row: str, fields: int) -> None:
-    refuses(write(tmp_path, f"a,b,c\n1,2,3\n{row}\n1,2,3\n"), f"line 3 of '{tmp_path / 't.csv'}' has {fields} fields")
+    refuses(
+        write(tmp_path, f"a,b,c\n1,2,3\n{row}\n1,2,3\n"),
+        f"line 3 of '{tmp_path / 't.csv'}' has {fields} fields",
+    )
 
 
 def test_broken_row_after_a_quoted_line_end(tmp_path: Path) -> None:
@@ -123,7 +128,9 @@ def test_unnamed_columns(tmp_path: Path) -> None:
 
 
 def test_parquet(tmp_path: Path) -> None:
-    frame = pd.DataFrame({"a": [1.5, None], "s": ["x", None], "d": pd.to_datetime(["2020-01-01", "2021-01-01"])})
+    frame = pd.DataFrame(
+        {"a": [1.5, None], "s": ["x", None], "d": pd.to_datetime(["2020-01-01", "2021-01-01"])}
+    )
     frame.index = pd.Index(["r1", "r2"])
     frame.to_parquet(tmp_path / "t.parquet")
     got = read_table(tmp_path / "t.parquet")

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 ISO = "ISO8601"
 _DAYS = (
-    "%Y-%m-%d", "%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y/%m/%d", "%Y.%m.%d", "%d/%m/%y",
-    "%m/%d/%y", "%d.%m.%y", "%d %b %Y", "%d-%b-%Y", "%b %d, %Y", "%d %B %Y", "%B %d, %Y",
+    "%Y-%m-%d", "%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y/%m/%d", "%Y.%m.%d",
+    "%d/%m/%y", "%m/%d/%y", "%d.%m.%y", "%d %b %Y", "%d-%b-%Y", "%b %d, %Y", "%d %B %Y", "%B %d, %Y",
 )  # fmt: skip
 _TIMES = ("%H:%M", "%H:%M:%S", "%H:%M:%S.%f", "%H.%M.%S", "%I:%M %p", "%I:%M:%S %p")
 _FORMATS = (ISO, *_DAYS, *_TIMES, *(f"{day} {time}" for day in _DAYS for time in _TIMES))
@@ -29,8 +29,8 @@ _DECIMAL = re.compile(r"[+-]?(\d+\.\d*|\.\d+)\Z")
 class Cells:
     """One column read as numbers: `values` (N,) float64, NaN where nothing usable stands.
 
-    `junk` and `infinite` are the positions of the cells that hold something which is no number (or date), or which is
-    infinite; a cell that is simply empty is in neither.
+    `junk` and `infinite` are the positions of the cells that hold something which is no number (or date), or
+    which is infinite; a cell that is simply empty is in neither.
     """
 
     values: np.ndarray
@@ -49,7 +49,17 @@ def is_numeric(series: pd.Series) -> bool:
     >>> is_numeric(pd.Series([1, 2])), is_numeric(pd.Series([True])), is_numeric(pd.Series(["1"]))
     (True, False, False)
     """
-    return getattr(series.dtype, "kind", "O") in "iufm" and not hasattr(series.dtype, "categories")
+    return getattr(series.dtype, "kind", "O") in "iufm" and not is_categorical(series)
+
+
+def is_categorical(series: pd.Series) -> bool:
+    """Whether the column's type is pandas' categorical.
+
+    >>> import pandas as pd
+    >>> is_categorical(pd.Series(pd.Categorical([1, 2]))), is_categorical(pd.Series([1, 2]))
+    (True, False)
+    """
+    return hasattr(series.dtype, "categories")
 
 
 def factorize(series: pd.Series) -> tuple[np.ndarray, list[Any]]:
@@ -65,15 +75,25 @@ def factorize(series: pd.Series) -> tuple[np.ndarray, list[Any]]:
     import pandas as pd
 
     try:
-        codes, values = pd.factorize(series)
+        codes, values = pd.factorize(_told_apart(series))
         typed = isinstance(values, np.ndarray) and values.dtype != object
-        # Walking over arrow strings one by one is slow; numpy numbers keep their width, which their text depends on.
+        # Walking over arrow strings one by one is slow; numpy numbers keep the width their text depends on.
         listed = list(values) if typed else np.asarray(values, dtype=object).tolist()
     except TypeError as error:
         raise UserError(
-            f"column '{series.name}' holds lists or other nested values ({error}): give one plain value per cell"
+            f"column '{series.name}' holds nested values ({error}): drop it or give one plain value per cell"
         ) from error
     return np.asarray(codes, dtype=np.int64), listed
+
+
+def _told_apart(series: pd.Series) -> pd.Series:
+    """True and 1 are equal and hash alike, so in a mixed column one would be taken for the other."""
+    if series.dtype != object:
+        return series
+    kinds = {type(cell) for cell in series.dropna()}
+    if not kinds & {bool, np.bool_} or kinds <= {bool, np.bool_, str}:
+        return series
+    return series.map(lambda cell: str(cell) if isinstance(cell, bool | np.bool_) else cell)
 
 
 def read_numbers(series: pd.Series, known: Distinct | None = None) -> Cells:
@@ -214,6 +234,8 @@ def _parse_dates(texts: list[str], pattern: str) -> np.ndarray:
 
     if pattern == ISO:  # pandas also reads bare years and months as ISO dates; a date here has a day
         texts = [text if len(text) >= len("2004-3-1") else "" for text in texts]
+    if pattern == "%H.%M.%S":  # 1.2.3 is a version, not a time
+        texts = [text if len(text) >= len("1.02.03") else "" for text in texts]
     column = pd.Series(texts, dtype=object)
     return _seconds(pd.to_datetime(column, format=pattern, errors="coerce", utc=True))
 

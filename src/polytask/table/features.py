@@ -1,4 +1,4 @@
-"""What kind of input a column is: one column in, its kind, its numbers or category codes, and findings out."""
+"""What kind of input a column is: one column in; its kind, its numbers or codes, and findings out."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from polytask.table.cells import (
     Distinct,
     date_format,
     factorize,
+    is_categorical,
     is_numeric,
     key_of,
     mostly_numbers,
@@ -31,7 +32,7 @@ VOCABULARY = 1000  # the categories that are kept apart; the rarer ones share a 
 HIGH_CARDINALITY = 10_000
 _ENOUGH_ROWS = 20  # below this, "all different" says nothing about a column
 _LIKE_ID = re.compile(
-    r"(^|[_\s.-])(id|ids|idx|index|uuid|guid|key|rownum|row|nr)$|^(id|uuid)[_\s.-]|[a-z]I[dD]$", re.I
+    r"(?i:(^|[_\s.-])(id|ids|idx|index|uuid|guid|key|rownum|row|nr)$|^(id|uuid)[_\s.-])|[a-z]I[dD]$"
 )
 
 
@@ -39,8 +40,8 @@ _LIKE_ID = re.compile(
 class FeatureColumn:
     """A feature as inferred, with its cells for the checks across columns.
 
-    `numbers` (N,) float64 where order means something, `codes` (N,) int64 (-1 missing) for categories; both None for
-    a feature that is not used.
+    `numbers` (N,) float64 where order means something, `codes` (N,) int64 (-1 missing) for categories; both
+    None for a feature that is not used.
     """
 
     feature: Feature
@@ -122,17 +123,18 @@ def _identifier_reason(name: str, present: np.ndarray, distinct: int) -> str:
 
 
 def _text_like(series: pd.Series, name: str) -> FeatureColumn:
-    """Strings, categories and mixtures: constant, numbers as text, date, boolean, text, identifier or categorical."""
+    """Strings, categories and mixtures may be numbers, dates, flags, categories, text or identifiers."""
     known = codes, values = factorize(series)
     labelled = int((codes >= 0).sum())
     if values and all(isinstance(value, bool | np.bool_) for value in values):
         return _flag(series, name)
-    if mostly_numbers(codes, values):
+    categorical = is_categorical(series)  # then even numbers are meant as categories
+    if not categorical and mostly_numbers(codes, values):
         cells = read_numbers(series, known)
         if len(cells.junk) <= 0.05 * labelled:
             return _number_like(series, cells, _junk(series, cells, "numbers"))
     pattern = date_format(series, known)
-    if pattern is not None:
+    if pattern is not None and (pattern == "" or not categorical):
         return _dated(series, name, pattern)
     wordy = _is_wordy(values)
     if len(values) == labelled >= _ENOUGH_ROWS or (
@@ -197,7 +199,7 @@ def _ranked(series: pd.Series, name: str) -> FeatureColumn:
 
 
 def sorted_levels(series: pd.Series, keys: list[str]) -> list[str]:
-    """The keys of an ordinal column in order: that of its ordered categories, else numeric, else alphabetical.
+    """The keys of an ordinal column in order: of its ordered categories, else numeric, else alphabetical.
 
     >>> import pandas as pd
     >>> sorted_levels(pd.Series([10, 9]), ["10", "9"])
@@ -218,7 +220,7 @@ def _dated(series: pd.Series, name: str, pattern: str) -> FeatureColumn:
     cells = read_dates(series, pattern)
     present = cells.values[~np.isnan(cells.values)]
     distinct, missing = len(pd.unique(present)), len(cells.values) - len(present)
-    note = "time of day" if "%H" in pattern and "%d" not in pattern else ""
+    note = "time of day" if pattern.startswith(("%H", "%I")) else ""
     if pattern.startswith(("%d/%m", "%d-%m")) and date_format_swapped(series, pattern):
         note = "day before month assumed; no cell tells"
     feature = Feature(name, "date", missing, distinct, note, format=pattern, junk=len(cells.junk) > 0)
@@ -232,8 +234,8 @@ def date_format_swapped(series: pd.Series, pattern: str) -> bool:
     """Whether day and month could change places in every cell of a column written like `pattern`.
 
     >>> import pandas as pd
-    >>> date_format_swapped(pd.Series(["10/03/2004"]), "%d/%m/%Y"), date_format_swapped(pd.Series(["23/03/2004"]), "%d/%m/%Y")
-    (True, False)
+    >>> [date_format_swapped(pd.Series([day]), "%d/%m/%Y") for day in ("10/03/2004", "23/03/2004")]
+    [True, False]
     """
     swapped = pattern.replace("%d", "%?").replace("%m", "%d").replace("%?", "%m")
     return len(read_dates(series, swapped).junk) == len(read_dates(series, pattern).junk)
@@ -261,7 +263,8 @@ def _as_count(series: pd.Series, name: str) -> FeatureColumn:
     )
     if len(wrong):
         raise UserError(
-            f"column '{name}' cannot be a count: it holds {quote_cells(series, wrong)}; counts are whole and not negative"
+            f"column '{name}' cannot be a count: it holds {quote_cells(series, wrong)}; "
+            "counts are whole and not negative"
         )
     return replace(column, feature=replace(column.feature, kind="count"))
 

@@ -1,4 +1,4 @@
-"""Findings across columns: features that give a target away, targets that are copies, repeated and unlabelled rows."""
+"""Findings across columns: features that give a target away, copied targets, repeated and unlabelled rows."""
 
 from __future__ import annotations
 
@@ -76,15 +76,16 @@ def row_findings(
 
 
 def copy_findings(columns: Sequence[FeatureColumn], targets: Sequence[TargetColumn]) -> list[Finding]:
-    """Features that predict a target perfectly (copies, monotone copies, relabellings) and targets that are copies.
+    """Features that predict a target perfectly (copies, monotone copies, relabellings) and copied targets.
 
     Rows are compared where both cells are present; at least ten, with five of each class.
 
     >>> from polytask.table.features import infer_feature
     >>> from polytask.table.targets import infer_target
     >>> import pandas as pd
-    >>> x, y = pd.Series(range(0, 90, 2), name="x") ** 2 % 97, pd.Series(range(0, 90, 2), name="y") ** 2 % 97 * 3.5
-    >>> [finding.column for finding in copy_findings([infer_feature(x)], [infer_target(y)])]
+    >>> x = pd.Series(range(90), name="x") ** 2 % 97
+    >>> y = infer_target((x * 3.5).rename("y"))
+    >>> [finding.column for finding in copy_findings([infer_feature(x)], [y])]
     ['x']
     """
     found: list[Finding] = []
@@ -158,7 +159,7 @@ def _follows(part: np.ndarray, labels: np.ndarray, exact: bool) -> np.ndarray:
     bar = _COPY_CORRELATION if exact else _SCREEN_CORRELATION
     present = ~np.isnan(part)
     counts = present.sum(1)
-    # Ranks are taken where both cells are present; a label's rank depends on the feature only where that has gaps.
+    # Ranks are taken among the rows where both cells are present, so the labels' ranks differ by feature.
     ranks = pd.DataFrame(part.T).rank().to_numpy().T
     label_ranks = pd.DataFrame(np.where(present, labels, np.nan).T).rank().to_numpy().T
     centred = np.where(present, ranks - _mean(ranks, present)[:, None], 0.0)

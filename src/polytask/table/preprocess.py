@@ -24,8 +24,9 @@ _NARROWEST_BIN = 1e-3  # standard deviations; a narrower bin would turn rounding
 
 @dataclass(frozen=True)
 class TableShape:
-    """What a model must know of the arrays: how many numeric columns, how many codes per categorical column (0 is
-    missing or unseen), and per numeric column its increasing quantile bin edges (empty: too few values to bin).
+    """What a model must know of the arrays: how many numeric columns, how many codes per categorical column
+    (0 is missing or unseen), and per numeric column its increasing quantile bin edges (empty: too few values
+    to bin).
     """
 
     numeric: int
@@ -66,9 +67,10 @@ class Preprocessor:
         return cls(transforms, schema.targets, statistics, edges)
 
     def inputs(self, frame: pd.DataFrame) -> dict[str, np.ndarray]:
-        """{"numeric": (N, F) float32, "categorical": (N, C) int64}; columns of the frame beyond those are ignored.
+        """{"numeric": (N, F) float32, "categorical": (N, C) int64}; other columns of the frame are ignored.
 
-        Raises UserError naming all columns that are missing, or column, row and value of a cell of the wrong type.
+        Raises UserError naming the columns that are missing, or column, row and value of cells of the wrong
+        type.
         """
         columns = _columns(frame, [transform.name for transform in self.transforms])
         numeric = _collect([(transform.numbers, columns[transform.name]) for transform in self.transforms])

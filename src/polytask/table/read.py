@@ -27,10 +27,10 @@ _NESTED = (list, dict, tuple, set, frozenset, bytes, bytearray, np.ndarray)
 
 
 def read_table(source: Any) -> pd.DataFrame:
-    """Read `source` into a frame of N >= 1 rows with unique, non-empty string column names and a 0..N-1 index.
+    """Read `source` into a frame of N >= 1 rows with unique, non-empty column names and the index 0..N-1.
 
-    `source` is the path of a .csv, .csv.gz, .tsv or .parquet file, or a pandas, polars or pyarrow frame, which is not
-    changed. Raises UserError with one sentence when the table cannot be used.
+    `source` is the path of a .csv, .csv.gz, .tsv or .parquet file, or a pandas, polars or pyarrow frame,
+    which is not changed. Raises UserError with one sentence when the table cannot be used.
 
     >>> import pandas as pd
     >>> read_table(pd.DataFrame({1: ["a", "b"]})).columns.tolist()
@@ -64,7 +64,7 @@ def _read_path(path: Path) -> pd.DataFrame:
         raise UserError(f"'{path}' may not be read: {error.strerror}") from error
 
 
-# --- CSV ---------------------------------------------------------------------------------------------------------------
+# --- CSV ---
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
@@ -77,7 +77,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
     _check_names(names, f"'{path}'")
     _check_rows(data, separator, len(names), path)
     try:
-        # The names are already checked; pandas would silently rename duplicates and take a first column as index.
+        # The names are checked already; pandas would rename duplicates and take a first column as index.
         frame = pd.read_csv(
             io.BytesIO(data),
             sep=separator,
@@ -212,7 +212,7 @@ def _decimal_commas(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(**columns) if columns else frame
 
 
-# --- Parquet and frames ------------------------------------------------------------------------------------------------
+# --- Parquet and frames ---
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""From a table and the names of its targets to a schema: the kind of every column, and what is wrong with it."""
+"""From a table and the names of its targets to a schema: the kind of every column and what is wrong."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def infer_schema(
 ) -> Schema:
     """The schema of a frame of N rows, as `read_table` gives it.
 
-    `targets` maps each target to its kind, None to infer it (pairs are taken too). `kinds` forces feature kinds,
-    `drop` leaves columns out; the `group`, `time` and `split` columns tell how to split and are not features. Raises
-    one UserError with one line for each problem.
+    `targets` maps each target to its kind, None to infer it (pairs are taken too). `kinds` forces feature
+    kinds, `drop` leaves columns out; the `group`, `time` and `split` columns tell how to split and are not
+    features. Raises one UserError with one line for each problem.
 
     >>> import pandas as pd
     >>> frame = pd.DataFrame({"x": [0.5, 1.5, 2.5], "city": ["a", "b", "c"], "y": [0, 1, 0]})

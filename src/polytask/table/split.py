@@ -1,4 +1,4 @@
-"""Split the rows of a table into training, validation and test rows: as told, by group, by time, or stratified."""
+"""Split the rows of a table into train, valid and test: as told, by group, by time, or stratified."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _NAMES = {"train": 0, "training": 0, "valid": 1, "val": 1, "validation": 1, "dev
 
 @dataclass(frozen=True)
 class Split:
-    """Positions of the rows on each side, ascending (n,) int64; `blocks` (len(test),) int64 has the block of each
-    test row, 0..K-1, for the grouped jackknife. `by` says in words how the rows were split.
+    """Positions of the rows on each side, ascending (n,) int64; `blocks` (len(test),) int64 has the block of
+    each test row, 0..K-1, for the grouped jackknife. `by` says in words how the rows were split.
     """
 
     train: np.ndarray
@@ -45,9 +45,10 @@ def split_rows(
 ) -> Split:
     """Split the labelled rows of a frame of N rows; rows without any label are on no side.
 
-    The first that applies decides: `holdout` (the last n rows are the test rows), the schema's split column, its
-    group column (no group on two sides), its time column (oldest rows train, newest test), else a random split
-    stratified over all targets. Raises UserError where a side would lack what a target needs to be scored.
+    The first that applies decides: `holdout` (the last n rows are the test rows), the schema's split column,
+    its group column (no group on two sides), its time column (oldest rows train, newest test), else a random
+    split stratified over all targets. Raises UserError where a side would lack what a target needs to be
+    scored.
 
     >>> import pandas as pd
     >>> from polytask.table.schema import infer_schema
@@ -103,8 +104,8 @@ def _divide(
         names = len(np.unique(groups))
         if names < needed:
             raise UserError(
-                f"the group column '{schema.group}' has {names} groups with labels, but {needed} sides need at least one "
-                f"each: leave out the group column, or give a split column"
+                f"the group column '{schema.group}' has {names} groups with labels, but {needed} sides need "
+                f"at least one each: leave out the group column, or give a split column"
             )
         return assign_groups(
             groups, labels[rows], schema.targets, fractions, seed
@@ -133,7 +134,8 @@ def _by_column(
     wrong = np.flatnonzero(sides < 0)
     if len(wrong):
         raise UserError(
-            f"the split column '{schema.split}' says train, valid or test, but holds {quote_cells(column, wrong)}"
+            f"the split column '{schema.split}' says train, valid or test, "
+            f"but holds {quote_cells(column, wrong)}"
         )
     mine = sides[rows]
     for side in (0, 2):
@@ -148,13 +150,13 @@ def _by_column(
 
 
 def _by_time(times: np.ndarray, name: str, fractions: Sequence[float]) -> np.ndarray:
-    """The sides (n,) of rows at `times` (n,): equal times stay together, as near to the fractions as that allows."""
+    """The sides (n,) of rows at `times` (n,), near the fractions, equal times together."""
     levels, codes, counts = np.unique(times, return_inverse=True, return_counts=True)
     needed = sum(fraction > 0 for fraction in fractions)
     if len(levels) < needed:
         raise UserError(
-            f"the time column '{name}' has {len(levels)} different times, but {needed} sides need at least one each: "
-            f"leave out the time column, or give a split column"
+            f"the time column '{name}' has {len(levels)} different times, but {needed} sides need "
+            f"at least one each: leave out the time column, or give a split column"
         )
     reached = np.cumsum(counts)
     goals = np.cumsum(fractions)[: needed - 1] / np.sum(fractions) * len(times)
@@ -218,7 +220,7 @@ def _blocks(frame: pd.DataFrame, schema: Schema, test: np.ndarray, seed: int) ->
 
 
 def _merged_groups(groups: np.ndarray) -> np.ndarray:
-    """At most BLOCKS blocks of whole groups: the largest groups stand alone, the others fill the smallest block."""
+    """At most BLOCKS blocks of whole groups: the largest stand alone, the others fill the smallest block."""
     _, codes, counts = np.unique(groups, return_inverse=True, return_counts=True)
     block_of = np.empty(len(counts), dtype=np.int64)
     sizes = np.zeros(min(BLOCKS, len(counts)), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Assign rows or groups to sides so that every label keeps its share: iterative stratification (Sechidis et al. 2011)."""
+"""Assign rows or groups to sides so that labels keep their shares (Sechidis et al. 2011)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ _MAX_TRIES = 20
 def assign_rows(
     labels: np.ndarray, targets: Sequence[Target], fractions: Sequence[float], seed: int
 ) -> np.ndarray:
-    """The side (n,) of each row, by iterative stratification over the targets' `labels` (n, T) with NaN for missing.
+    """The side (n,) of each row, by iterative stratification over `labels` (n, T) with NaN for missing.
 
-    The rarest label is dealt out first, each row to the side that lacks most of it (Sechidis, Tsoumakas, Vlahavas
-    2011, algorithm 1). Labels are: a target is present; each of its classes; the quintiles of its numbers.
+    The rarest label is dealt out first, each row to the side that lacks most of it (Sechidis, Tsoumakas,
+    Vlahavas 2011, algorithm 1). Labels are: a target is present; each of its classes; the quintiles of its
+    numbers.
 
     >>> import numpy as np
     >>> labels = np.array([[0.0]] * 5 + [[1.0]] * 5)
@@ -29,8 +30,8 @@ def assign_rows(
     rng = np.random.default_rng(seed)
     shares = np.asarray(fractions, dtype=np.float64) / np.sum(fractions)
     if len(labels) > STRATIFIED_ROWS:
-        # By the law of large numbers a shuffled split is as good here: a label with a share of 1 % among 200,000 rows
-        # is off by about 2 % of itself, and dealing rows one by one would take minutes.
+        # By the law of large numbers a shuffled split is as good here: a label with a share of 1 % among
+        # 200,000 rows is off by about 2 % of itself; dealing millions of rows one by one would be slow.
         sides = np.searchsorted(np.cumsum(shares)[:-1], (np.arange(len(labels)) + 0.5) / len(labels))
         return rng.permutation(sides)
     return _deal(_label_codes(labels, targets), shares, rng)
@@ -67,7 +68,7 @@ def _deal(codes: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np
     counts = np.bincount(codes.ravel(), minlength=spare + 1)
     starts = np.append(0, np.cumsum(counts))
     wanted = np.outer(shares, counts)  # (sides, labels): how many rows of a label a side still lacks
-    # With three rows and shares of 60/20/20 the plain rule gives none to the last side: each side wants one first.
+    # With three rows and shares of 60/20/20 the plain rule gives none to the last side: each wants one first.
     needy = (shares > 0).sum()
     wanted = np.where((counts >= needy) & (shares > 0)[:, None], np.maximum(wanted, 1.0), wanted)
     room = shares * len(codes)
@@ -92,7 +93,7 @@ def _deal(codes: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np
 
 
 def _neediest(lack: np.ndarray, room: np.ndarray) -> int:
-    """The side that lacks most of a label; among equals the one with most room (rows are shuffled, so no bias)."""
+    """The side that lacks most of a label; among equals the one with most room (rows come shuffled)."""
     best = 0
     for side in range(1, len(lack)):
         gap = lack[side] - lack[best]
@@ -104,7 +105,7 @@ def _neediest(lack: np.ndarray, room: np.ndarray) -> int:
 def assign_groups(
     groups: np.ndarray, labels: np.ndarray, targets: Sequence[Target], fractions: Sequence[float], seed: int
 ) -> np.ndarray:
-    """The side (n,) of each row such that no group (n,) is on two sides, balanced in rows and in labels (n, T).
+    """The side (n,) of each row such that no group is on two sides, balanced in rows and in labels (n, T).
 
     Among up to twenty random orders of the groups, the one whose sides come nearest to their shares wins.
 
@@ -128,7 +129,7 @@ def assign_groups(
 
 
 def _deal_groups(sizes: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The side of each group: the largest first, each to the side with most room, an empty side before all others."""
+    """The side of each group: the largest first, each to the side with most room; no side stays empty."""
     order = rng.permutation(len(sizes))
     order = order[np.argsort(-sizes[order], kind="stable")]
     room = (shares * sizes.sum()).tolist()
@@ -146,7 +147,7 @@ def _deal_groups(sizes: np.ndarray, shares: np.ndarray, rng: np.random.Generator
 
 
 def _imbalance(sides: np.ndarray, marks: np.ndarray, shares: np.ndarray) -> float:
-    """How far the rows and labels of the sides are from their shares; a label missing from a side weighs most."""
+    """How far rows and labels of the sides are from their shares; a label missing from a side weighs most."""
     rows = np.bincount(sides, minlength=len(shares)) / len(sides)
     error = float(np.abs(rows - shares).sum())
     for column in marks.T:

@@ -11,6 +11,7 @@ from polytask.errors import UserError
 from polytask.table.cells import (
     date_format,
     factorize,
+    is_categorical,
     is_numeric,
     key_of,
     mostly_numbers,
@@ -51,7 +52,8 @@ def infer_target(series: pd.Series, forced: str | None = None) -> TargetColumn:
     """
     name = str(series.name)
     flags = getattr(series.dtype, "kind", "O") == "b" and series.dtype != object
-    if flags or _holds_flags(series) or not (is_numeric(series) or mostly_numbers(*factorize(series))):
+    texts = flags or is_categorical(series) or _holds_flags(series)
+    if texts or not (is_numeric(series) or mostly_numbers(*factorize(series))):
         return _from_texts(series, name, forced)
     cells = read_numbers(series)
     if len(cells.junk) > 0.05 * series.notna().sum():
@@ -127,13 +129,15 @@ def _from_texts(series: pd.Series, name: str, forced: str | None) -> TargetColum
         )
     if forced is None and not ordered and len(keys) > max(labelled / 2, 20):
         raise UserError(
-            f"target '{name}' has {len(keys):,} different texts in {labelled:,} rows, like free text or an identifier: "
-            f"choose another target, or '{name}:classes' if they are classes"
+            f"target '{name}' has {len(keys):,} different texts in {labelled:,} rows, "
+            f"like free text or an identifier: choose another target, or '{name}:classes' if they are classes"
         )
     levels = _ordered_pair(series, keys) if len(keys) == 2 else sorted_levels(series, keys)
     classes: tuple[ClassValue, ...] = tuple(levels)
     if set(levels) == {"False", "True"}:
         classes = (False, True)
+    elif all(level.removeprefix("-").isdecimal() for level in levels):
+        classes = tuple(int(level) for level in levels)
     _check_classes(name, kind, classes, numeric=False)
     places = {key: float(place) for place, key in enumerate(levels)}
     values = np.array([*(places[key] for key in keys), np.nan])[codes]
@@ -210,12 +214,13 @@ def _plural(count: int, noun: str) -> str:
 
 
 def read_target(series: pd.Series, target: Target) -> np.ndarray:
-    """The labels (N,) float64 of a target whose kind is known: class indices or raw values, NaN where missing.
+    """The labels (N,) float64 of a target of known kind: class indices or raw values, NaN where missing.
 
     Raises UserError for a class, or a text among numbers, that the schema does not know.
 
     >>> import pandas as pd
-    >>> read_target(pd.Series(["b", None, "a"], name="y"), Target("y", "classes", classes=("a", "b", "c"))).tolist()
+    >>> target = Target("y", "classes", classes=("a", "b", "c"))
+    >>> read_target(pd.Series(["b", None, "a"], name="y"), target).tolist()
     [1.0, nan, 0.0]
     """
     if target.classes is None:

@@ -1,4 +1,4 @@
-"""How one input column becomes numbers or codes: fitted on training rows, applied alike to a batch or a single row."""
+"""How one input column becomes numbers or codes: fitted on training rows, alike for a batch or one row."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Transform(ABC):
 
 @dataclass(frozen=True)
 class NumberTransform(Transform):
-    """A number: standardised by the training mean and deviation, missing becomes 0, with a 0/1 flag if any was.
+    """A number: standardised by the training mean and deviation; missing is 0, with a 0/1 flag if any was.
 
     >>> import pandas as pd
     >>> fitted = NumberTransform.fit(pd.Series([1.0, 3.0, None]), Feature("x", "numeric"))
@@ -176,8 +176,8 @@ class CategoryTransform(Transform):
 
 @dataclass(frozen=True)
 class DateTransform(Transform):
-    """A date: standardised days since the first in training, and where they vary the hour, weekday and month as
-    positions on a circle (sine and cosine).
+    """A date: standardised days since the first in training, and where they vary the hour, weekday and month
+    as positions on a circle (sine and cosine).
     """
 
     format: str
