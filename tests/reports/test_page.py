@@ -149,7 +149,7 @@ def test_a_reference_is_never_recommended() -> None:
 def test_large_studies_stay_small_pages() -> None:
     page = render_report(examples.large(epochs=200))
     assert len(page.encode()) < 1_000_000
-    forty = examples.build([f"task {i}" for i in range(40)], ["single", "a", "b", "c"], 20, recommended="b")
+    forty = examples.build([f"task {i}" for i in range(40)], ["single", *"abcdefg"], 200, recommended="b")
     assert len(render_report(forty).encode()) < 1_000_000
 
 

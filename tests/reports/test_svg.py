@@ -15,6 +15,11 @@ def marks(picture: str) -> list[tuple[float, float]]:
     return [(float(x), float(y)) for x, y in re.findall(r'translate\((\S+) (\S+)\)" class="mark', picture)]
 
 
+def boxes(d: str) -> int:
+    """How many cells the boxes of a heat map cover."""
+    return sum(int(run) for run in re.findall(r"h(\d+)v", d))
+
+
 def zero(picture: str) -> float:
     found = set(re.findall(r'<line x1="(\S+)" y1="\S+" x2="(\S+)" y2="\S+" class="zero"', picture))
     assert len(found) == 1
@@ -127,11 +132,11 @@ def test_heat_maps_show_every_pair_at_every_epoch() -> None:
     cosines = [[[1, 0.9, None], [0.9, 1, -0.9], [None, -0.9, 1]]] * 5
     conflict = {"tasks": ["a", "b", "c"], "epoch": [0, 1, 2, 3, 4], "cosine": cosines, "rate": None}
     picture = heat.over_training(conflict, heat.pairs(conflict, 9), "cosines")
-    cells = {cls: d.count("M") for d, cls in re.findall(r'<path d="([^"]*)" class="(heat\w)"', picture)}
+    cells = {cls: boxes(d) for d, cls in re.findall(r'<path d="([^"]*)" class="(heat\w)"', picture)}
     assert cells == {"heat8": 5, "heat0": 5, "heatx": 5}
     assert heat.pairs(conflict, 1) == [(1, 2)]
     cells = {
-        cls: d.count("M") for d, cls in re.findall(r'<path d="([^"]*)" class="(heat\w)"', heat.matrix(conflict, 0, "m"))
+        cls: boxes(d) for d, cls in re.findall(r'<path d="([^"]*)" class="(heat\w)"', heat.matrix(conflict, 0, "m"))
     }
     assert cells == {"heat8": 1, "heat0": 1, "heatx": 1}
 

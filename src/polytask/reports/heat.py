@@ -69,10 +69,10 @@ def over_training(conflict: Mapping[str, Any], rows: Sequence[Pair], title: str,
         short = " · ".join(fit(names[k], 10.6 if wide else 12) for k in (i, j))
         body.append(text(0, y + 14, short, "label", title=label))
         body.append(text(size, y + offset + 14, share(_rate(conflict, i, j)), "value", "end"))
-        for c, at in enumerate(columns):
-            box = f"M{start + c * step:.1f} {y + offset:g}h{step:.1f}v{cell:g}h-{step:.1f}z"
-            boxes.setdefault(shade(cosine(conflict, at, i, j)), []).append(box)
-    body += [path("".join(d), cls) for cls, d in sorted(boxes.items())]
+        for cls, c, run in _runs([shade(cosine(conflict, at, i, j)) for at in columns]):
+            boxes.setdefault(cls, []).append(f"M{c} {r}h{run}v{cell / pitch:.2g}h-{run}z")
+    cells = f"translate({start:g} {top + offset:g}) scale({step:.5g} {pitch:g})"
+    body += [path("".join(d), cls, cells) for cls, d in sorted(boxes.items())]
     bottom = top + pitch * len(rows)
     epochs = items(conflict, "epoch")
     body += [
@@ -94,15 +94,15 @@ def matrix(conflict: Mapping[str, Any], step: int, title: str) -> Markup:
     boxes: dict[str, list[str]] = {}
     body = [text(left, 12, f"epoch {_epoch(items(conflict, 'epoch'), [step])}", "label")]
     for i in range(count):
-        for j in range(i):
-            box = f"M{left + j * cell:.1f} {top + i * cell:.1f}h{cell:.1f}v{cell:.1f}h-{cell:.1f}z"
-            boxes.setdefault(shade(cosine(conflict, step, i, j)), []).append(box)
+        for cls, j, run in _runs([shade(cosine(conflict, step, i, j)) for j in range(i)]):
+            boxes.setdefault(cls, []).append(f"M{j} {i}h{run}v1h-{run}z")
         if i % every == 0:
             middle = (i + 0.5) * cell
             body.append(text(left - 4, top + middle + 3.5, i + 1, "tiny", "end"))
             if count < 10 or i % (2 * every) == 0:
                 body.append(text(left + middle, top + side + 11, i + 1, "tiny", "middle"))
-    body += [path("".join(d), cls) for cls, d in sorted(boxes.items())]
+    cells = f"translate({left:g} {top:g}) scale({cell:.4g})"
+    body += [path("".join(d), cls, cells) for cls, d in sorted(boxes.items())]
     return picture(left + side + 6, top + side + 16, title, body, "matrix")
 
 
@@ -114,6 +114,17 @@ def legend() -> Markup:
     for k, edge in enumerate(EDGES, start=1):
         body.append(text(k * 42, 43, f"{edge:g}".replace("-", MINUS), "small", "middle"))
     return picture(378, 48, "Legend: cosine from opposed to agreeing", body, "legend")
+
+
+def _runs(shades: Sequence[str]) -> list[tuple[str, int, int]]:
+    """Neighbours of one shade as one box (shade, first, how many): smaller, and without hairlines between."""
+    runs: list[tuple[str, int, int]] = []
+    for at, cls in enumerate(shades):
+        if runs and runs[-1][0] == cls:
+            runs[-1] = (cls, runs[-1][1], runs[-1][2] + 1)
+        else:
+            runs.append((cls, at, 1))
+    return runs
 
 
 def _rate(conflict: Mapping[str, Any], i: int, j: int) -> float | None:

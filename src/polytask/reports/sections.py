@@ -167,13 +167,13 @@ def curves(study: Study) -> dict[str, Any] | None:
     with_curves = {n: part(a, "curves") for n, a in done(study).items() if part(a, "curves")}
     if not with_curves:
         return None
-    pictures = []
+    pictures, most = [], 100 if len(part(study, "tasks")) <= 12 else 40
     for task in part(study, "tasks"):
         lines = [
             svg.Line(n, items(c.get(task), "epoch"), items(c.get(task), "skill"), _best(c.get(task)), styles[n])
             for n, c in with_curves.items()
         ]
-        pictures.append({"task": task, "picture": svg.curves(lines, f"Validation skill of {name(task)}")})
+        pictures.append({"task": task, "picture": svg.curves(lines, f"Validation skill of {name(task)}", most=most)})
     legend = [{**arm_words(study, n), "sample": svg.line_sample(styles[n])} for n in with_curves]
     return {"pictures": pictures, "legend": legend}
 
@@ -204,7 +204,11 @@ def _conflict(study: Study, arm: str, found: Mapping[str, Any]) -> dict[str, Any
         "all": len(tasks) * (len(tasks) - 1) // 2,
         "wide": heat.over_training(found, rows, title),
         "narrow": heat.over_training(found, rows, title, svg.NARROW),
-        "matrices": [heat.matrix(found, s, f"{title}, all pairs") for s in heat.chosen(steps, 4)] if many else [],
+        "matrices": [
+            heat.matrix(found, s, f"{title}, all pairs") for s in heat.chosen(steps, 4 if len(tasks) <= 12 else 3)
+        ]
+        if many
+        else [],
     }
 
 

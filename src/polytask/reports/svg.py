@@ -62,9 +62,10 @@ def segment(x1: float, y1: float, x2: float, y2: float, cls: str) -> Markup:
     return Markup('<line x1="{}" y1="{}" x2="{}" y2="{}" class="{}"/>').format(_n(x1), _n(y1), _n(x2), _n(y2), cls)
 
 
-def path(d: str, cls: str) -> Markup:
-    """A path."""
-    return Markup('<path d="{}" class="{}"/>').format(d, cls)
+def path(d: str, cls: str, transform: str = "") -> Markup:
+    """A path, moved and scaled where a transform says so."""
+    moved = Markup(' transform="{}"').format(transform) if transform else ""
+    return Markup('<path d="{}" class="{}"{}/>').format(d, cls, moved)
 
 
 def place(value: float, low: float, high: float, start: float, end: float) -> float:
@@ -173,8 +174,8 @@ def _mark(x: float, y: float, cls: str) -> Markup:
     return Markup('<path d="{}" transform="translate({} {})" class="mark {}"/>').format(shapes[cls], _n(x), _n(y), cls)
 
 
-def curves(lines: Sequence[Line], title: str, size: int = 340) -> Markup:
-    """Validation skill per epoch for one task, one line per arm; the epoch that was kept is a dot."""
+def curves(lines: Sequence[Line], title: str, size: int = 340, most: int = 100) -> Markup:
+    """Validation skill per epoch for one task, one line per arm of about `most` points; a dot where it was kept."""
     start, end, top, bottom = 40.0, size - 10.0, 12.0, 168.0
     points = [p for line in lines for p in _points(line)]
     if not points:
@@ -190,7 +191,7 @@ def curves(lines: Sequence[Line], title: str, size: int = 340) -> Markup:
     body += [text(place(v, 0, last, start, end), bottom + 16, _tick(v), "small", "middle") for v in whole]
     body.append(text(end, bottom + 30, "epoch", "small", "end"))
     for line in sorted(lines, key=lambda one: one.style not in (0, 1), reverse=True):
-        at = [(place(e, 0, last, start, end), place(v, low, high, bottom, top)) for e, v in _thinned(line)]
+        at = [(place(e, 0, last, start, end), place(v, low, high, bottom, top)) for e, v in _thinned(line, most)]
         if at:
             body.append(path("M" + "L".join(f"{_n(x)} {_n(y)}" for x, y in at), f"line line{line.style}"))
         body += [
@@ -231,7 +232,7 @@ def _points(line: Line) -> list[tuple[float, float]]:
     return [(e, v) for e, v in pairs if e is not None and v is not None]
 
 
-def _thinned(line: Line, most: int = 100) -> list[tuple[float, float]]:
+def _thinned(line: Line, most: int) -> list[tuple[float, float]]:
     points = _points(line)
     stride = -(-len(points) // most) or 1
     kept = {*range(0, len(points), stride), len(points) - 1}
