@@ -154,6 +154,18 @@ def test_huge_numbers_stay_finite() -> None:
     assert np.isfinite(fitted.inputs(frame)["numeric"]).all()
 
 
+def test_rounding_noise_is_constant() -> None:
+    fitted, frame = fit(1.0 + np.arange(20) % 4 * 2.3e-16)
+    assert np.unique(frame["x"]).size > 2
+    assert not fitted.inputs(frame)["numeric"][:, 0].any()
+
+
+def test_a_negative_count_is_read_as_zero() -> None:
+    fitted, frame = fit(np.arange(20) % 7, "count")
+    arrays = fitted.inputs(frame[:2].assign(x=[-3, 0]))["numeric"]
+    assert arrays[0, 0] == arrays[1, 0]
+
+
 def test_counts_are_logarithms() -> None:
     column = np.floor(np.random.default_rng(0).exponential(6, 100))
     fitted, frame = fit(column, "count")

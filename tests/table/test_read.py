@@ -54,6 +54,11 @@ def test_reads_gzip_tsv_and_a_single_column(tmp_path: Path) -> None:
     assert read_table(write(tmp_path, "only\n1\n2\n", "one.csv"))["only"].tolist() == [1, 2]
 
 
+def test_spaces_after_separators(tmp_path: Path) -> None:
+    frame = read_table(write(tmp_path, 'a, b\n1, "x, y"\n2, z\n'))
+    assert frame["b"].tolist() == ["x, y", "z"]
+
+
 def test_byte_order_mark_and_quoted_names(tmp_path: Path) -> None:
     assert read_table(write(tmp_path, b'\xef\xbb\xbf"a, b", c \r\n1,2\r\n')).columns.tolist() == ["a, b", "c"]
 
@@ -63,6 +68,8 @@ def test_the_first_column_is_never_taken_for_an_index(tmp_path: Path) -> None:
 
 
 def test_decimal_commas(tmp_path: Path) -> None:
+    text = read_table(write(tmp_path, "t;a\nup to 1,5;1\n1,5;2\nmore;3\n"))
+    assert text["t"].tolist() == ["up to 1,5", "1,5", "more"]
     frame = read_table(write(tmp_path, "a;b;c;d\n1,5;x,y;1.234,5;\n-2;z;2,5;3,5\n"))
     assert frame["a"].tolist() == [1.5, -2.0]
     assert frame["b"].tolist() == ["x,y", "z"]
@@ -112,6 +119,12 @@ def test_broken_row_after_a_quoted_line_end(tmp_path: Path) -> None:
     refuses(write(tmp_path, 'a,b\n"1\n2",3\n4\n'), "line 4 of", "1 fields where the header has 2")
 
 
+def test_a_quote_that_is_never_closed(tmp_path: Path) -> None:
+    refuses(write(tmp_path, 'a,"b\n' + "1,2\n" * 50_000), "header of", "not well formed")
+    refuses(write(tmp_path, 'a,b\n1,"2\n' + "1,2\n" * 50_000), "line 2 of", "not well formed")
+    refuses(write(tmp_path, 'a,b\n1,2\n"1,2\n3,4\n'), "line 3 of", "has 1 fields")
+
+
 def test_blank_lines_are_no_broken_rows(tmp_path: Path) -> None:
     assert len(read_table(write(tmp_path, "a,b\n1,2\n\n3,4\r\n\r\n"))) == 2
 
@@ -136,6 +149,8 @@ def test_parquet(tmp_path: Path) -> None:
     got = read_table(tmp_path / "t.parquet")
     assert got.columns.tolist() == ["a", "s", "d"]
     assert got.index.tolist() == [0, 1]
+    frame.rename_axis("key").to_parquet(tmp_path / "k.parquet")
+    assert read_table(tmp_path / "k.parquet")["key"].tolist() == ["r1", "r2"]
     refuses(write(tmp_path, "no parquet", "x.pq"), "not a readable Parquet file")
     frame.iloc[:0].to_parquet(tmp_path / "e.parquet")
     refuses(tmp_path / "e.parquet", "has a header but no rows")

@@ -90,6 +90,8 @@ SKEWED = np.floor(RNG.exponential(5, N)).astype(int)
         ([f"u{i}" for i in range(N)], "identifier"),
         (list(range(5, N + 5)), "identifier"),
         (RNG.permutation(N), "identifier"),
+        (list(range(3 * N, 0, -3)), "identifier"),
+        (pick(0, 0, 0, 0, 1, 2, 9), "numeric"),
         ([f"word{i} and {i * 7} more of the same" for i in range(N)], "text"),
         (["same"] * N, "constant"),
         ([4.0] * N, "constant"),
@@ -228,6 +230,7 @@ def test_a_wide_table_is_fast() -> None:
             ("lo", "mid", "hi"),
         ),
         (pick(3, 1, 2), "ordinal", (1, 2, 3)),
+        (pick(*range(1, 11)), "ordinal", tuple(range(1, 11))),
         (pick(3.0, 1.0, 2.0, None), "ordinal", (1, 2, 3)),
         (pick(1, 2, 4), "regression", None),
         (pick(*range(1, 12)), "regression", None),
@@ -261,6 +264,7 @@ def test_target_kinds_can_be_forced() -> None:
             None,
             "200 different texts in 200 rows, like free text or an identifier",
         ),
+        (["?" if i % 5 == 0 else str(v) for i, v in enumerate(NOISE)], None, "161 different texts"),
         (DATES, None, "holds dates"),
         (DATES.strftime("%d/%m/%Y"), None, "holds dates"),
         (pick(0, 1, -2), "count", "holds -2; counts are whole and not negative"),
@@ -331,6 +335,9 @@ def test_group_time_and_split_are_no_features() -> None:
 LABELS = np.random.default_rng(5).integers(0, 2, N)
 CLASSES = np.random.default_rng(6).integers(0, 4, N)
 
+NEARLY = NOISE.copy()  # a copy but for two neighbours in rank that change places
+NEARLY[np.argsort(NOISE)[[100, 101]]] = NEARLY[np.argsort(NOISE)[[101, 100]]]
+
 
 @pytest.mark.parametrize(
     ("feature", "target"),
@@ -339,6 +346,7 @@ CLASSES = np.random.default_rng(6).integers(0, 4, N)
         (-NOISE, NOISE),
         (np.exp(NOISE), NOISE),
         (np.where(np.arange(N) % 3, NOISE, np.nan), NOISE**3),
+        (NEARLY, NOISE),
         (LABELS, LABELS),
         (1 - LABELS, LABELS),
         (LABELS + 0.1 * np.abs(np.tanh(NOISE)), LABELS),
@@ -360,6 +368,16 @@ def test_features_that_do_not_give_a_target_away() -> None:
     )
     frame.loc[frame.index[:3], "most"] = 1 - frame["b"][:3]
     assert "away" not in messages(infer_schema(frame, {"y": None, "b": None}))
+
+
+def test_a_perfect_match_on_few_rows_may_be_chance() -> None:
+    place = np.arange(N)
+    frame = pd.DataFrame({"few": NOISE, "pair": [f"p{i // 2}" for i in range(N)], "other": NOISE[::-1]})
+    frame["rare"] = np.sort(NOISE)[-3] <= NOISE
+    frame["pairs"] = place // 2 % 2
+    assert "away" not in messages(
+        infer_schema(frame, {"rare": None, "pairs": None}, kinds={"pair": "categorical"})
+    )
 
 
 def test_a_leak_is_seen_through_sparse_labels() -> None:

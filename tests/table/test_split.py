@@ -67,6 +67,7 @@ def test_random_split_is_stratified_and_deterministic() -> None:
         assert frame["y"].iloc[side].sum() / frame["y"].sum() == pytest.approx(share, abs=0.02)
     assert split.blocks.max() == 19
     assert np.ptp(np.bincount(split.blocks)) <= 1
+    assert np.any(np.diff(split.blocks) < 0)
 
 
 def label_error(sides: np.ndarray, labels: np.ndarray) -> float:
@@ -200,6 +201,13 @@ def test_groups_are_balanced_in_labels_too() -> None:
     labels[groups < 6] = 1
     sides = assign_groups(groups, labels, [Target("y", "binary", classes=(0, 1))], SHARES, 0)
     assert all((labels[sides == side, 0] == 1).any() for side in range(3))
+
+
+def test_no_side_stays_empty() -> None:
+    labels = np.tile([[0.0], [1.0]], (15, 1))
+    targets = [Target("y", "binary", classes=(0, 1))]
+    sides = assign_groups(np.repeat([1, 2, 3], 10), labels, targets, (0.9, 0.05, 0.05), 0)
+    assert np.bincount(sides).tolist() == [10, 10, 10]
 
 
 def test_group_errors() -> None:

@@ -7,6 +7,7 @@ import gzip
 import io
 import re
 import zlib
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,8 +73,10 @@ def _read_csv(path: Path) -> pd.DataFrame:
 
     data = _read_text(path)
     separator = _sniff(data, prefer="\t" if ".tsv" in path.name.lower() else ",")
-    reader = csv.reader(io.TextIOWrapper(io.BytesIO(data), "utf-8", newline=""), delimiter=separator)
-    names = [name.strip() for name in next(row for row in reader if any(cell.strip() for cell in row))]
+    try:
+        names = [name.strip() for name in next(row for row in _records(data, separator) if row)]
+    except csv.Error as error:
+        raise UserError(f"the header of '{path}' is not well formed: {error}") from error
     _check_names(names, f"'{path}'")
     _check_rows(data, separator, len(names), path)
     try:
@@ -94,8 +97,14 @@ def _read_csv(path: Path) -> pd.DataFrame:
     return frame if separator == "," else _decimal_commas(frame)
 
 
+def _records(data: bytes, separator: str) -> Any:
+    """The rows of the text as lists of strings, with `line_num`, as the csv module gives them."""
+    lines = io.TextIOWrapper(io.BytesIO(data), "utf-8", newline="")
+    return csv.reader(lines, delimiter=separator, skipinitialspace=True)
+
+
 def _read_text(path: Path) -> bytes:
-    """The bytes of a UTF-8 file without byte order mark, leading blank lines and trailing line ends."""
+    """The bytes of a UTF-8 text file, unpacked and without its byte order mark."""
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix.lower() == ".gz" else path.read_bytes()
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -119,14 +128,11 @@ def _read_text(path: Path) -> bytes:
 
 def _sniff(data: bytes, prefer: str) -> str:
     """The separator that splits the first lines into the same number (> 1) of fields as the header."""
-    head = data[: 1 << 16].decode("utf-8", errors="ignore")
+    head = data[: 1 << 16].decode("utf-8", errors="ignore").encode()
     best, best_score = prefer, (0.0, 0)
     for separator in sorted(_SEPARATORS, key=lambda mark: mark != prefer):
         try:
-            rows = [
-                row
-                for row, _ in zip(csv.reader(io.StringIO(head), delimiter=separator), range(30), strict=False)
-            ]
+            rows = list(islice(_records(head, separator), 30))
         except csv.Error:  # one field is longer than csv allows, so this mark does not separate
             continue
         counts = [len(row) for row in rows if row]
@@ -159,7 +165,7 @@ def _check_rows(data: bytes, separator: str, columns: int, path: Path) -> None:
     """Every row has as many fields as the header; pandas would fill short rows with missing values."""
     if columns == 1 or not _suspect_rows(data, separator, columns):
         return
-    reader = csv.reader(io.TextIOWrapper(io.BytesIO(data), "utf-8", newline=""), delimiter=separator)
+    reader = _records(data, separator)
     start = 1
     try:
         for row in reader:

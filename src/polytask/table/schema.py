@@ -51,23 +51,14 @@ def infer_schema(
     columns, wrong = _infer_features(frame, excluded, kinds)
     problems += wrong
     if not problems and not any(column.feature.used for column in columns):
-        left = ", ".join(f"'{column.feature.name}' ({column.feature.kind})" for column in columns[:5])
-        problems.append(
-            f"no column is left to predict from{': left out are ' + left if left else ''}; add features"
-        )
+        problems.append(_nothing_left(columns))
     if problems:
         raise UserError("\n".join(dict.fromkeys(problems)))
     findings = [finding for label in labels for finding in label.findings]
     findings += copy_findings(columns, labels) + column_findings(columns)
     findings += row_findings(frame, [*drop, *([split] if split else [])], labels) + _role_findings(roles)
-    return Schema(
-        tuple(column.feature for column in columns),
-        tuple(label.target for label in labels),
-        tuple(findings),
-        group=group,
-        time=time,
-        split=split,
-    )
+    features = tuple(column.feature for column in columns)
+    return Schema(features, tuple(label.target for label in labels), tuple(findings), group, time, split)
 
 
 def _name_problems(
@@ -137,6 +128,11 @@ def _infer_features(
         except UserError as error:
             problems.append(str(error))
     return columns, problems
+
+
+def _nothing_left(columns: Sequence[FeatureColumn]) -> str:
+    left = ", ".join(f"'{column.feature.name}' ({column.feature.kind})" for column in columns[:5])
+    return f"no column is left to predict from{': left out are ' + left if left else ''}; add features"
 
 
 def _role_findings(roles: Mapping[str, str | None]) -> list[Finding]:

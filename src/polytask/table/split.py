@@ -74,7 +74,7 @@ def split_rows(
     else:
         sides[rows], by = _divide(frame, schema, rows, labels, fractions, seed)
     _check_sides(schema.targets, labels, sides)
-    train, valid, test = (np.flatnonzero(sides == side).astype(np.int64) for side in range(3))
+    train, valid, test = (np.flatnonzero(sides == side) for side in range(3))
     return Split(train, valid, test, by, _blocks(frame, schema, test, seed))
 
 
