@@ -57,9 +57,7 @@ def split_rows(
     >>> len(split.train), len(split.valid), len(split.test), split.by
     (6, 2, 2, 'stratified random')
     """
-    _check_fractions(fractions)
-    if holdout and schema.split:
-        raise UserError(f"give either a holdout file or the split column '{schema.split}', not both")
+    _check_choices(fractions, holdout, schema)
     labels = np.stack([read_target(frame[target.name], target) for target in schema.targets], axis=1)
     rows = np.flatnonzero(~np.isnan(labels).all(axis=1))
     sides = np.full(len(frame), -1)
@@ -78,7 +76,9 @@ def split_rows(
     return Split(train, valid, test, by, _blocks(frame, schema, test, seed))
 
 
-def _check_fractions(fractions: Sequence[float]) -> None:
+def _check_choices(fractions: Sequence[float], holdout: int, schema: Schema) -> None:
+    if holdout and schema.split:
+        raise UserError(f"give either a holdout file or the split column '{schema.split}', not both")
     if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
         raise UserError(
             f"split fractions are three positive numbers that sum to 1, such as 0.6,0.2,0.2; got {fractions}"
