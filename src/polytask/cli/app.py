@@ -113,9 +113,7 @@ def _study(given: dict[str, Any], config: Path | None, *, plan: bool, json: bool
     if json:
         show.as_json(result)
     else:
-        from polytask.reports import verdict_table
-
-        show.console().print(verdict_table(result))
+        show.verdict(result)
         show.console().print(f"\nreport: {work.out / 'report.html'}\nmodel:  {work.out / 'model'}")
     if result["status"] == "partial":
         raise typer.Exit(show.PARTIAL)
@@ -231,13 +229,13 @@ def report(
     with show.told():
         from polytask import files
         from polytask.errors import UserError
-        from polytask.reports import verdict_table, write_report
+        from polytask.reports import write_report
 
         record = files.read_json(folder / "study.json")
         if not isinstance(record, dict) or record.get("format") != "polytask-study" or record.get("version") != 1:
             raise UserError(f"{folder / 'study.json'} is not the record of a study that this polytask can read")
         write_report(record, out or folder / "report.html")
-        show.console().print(verdict_table(record))
+        show.verdict(record)
         show.console().print(f"\nreport: {out or folder / 'report.html'}")
 
 

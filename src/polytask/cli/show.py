@@ -41,6 +41,15 @@ def told() -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from None
 
 
+def verdict(study: Mapping[str, Any]) -> None:
+    """The final table of a study; `reports` has made its text safe."""
+    from rich.console import Console
+
+    from polytask.reports import verdict_table
+
+    Console(highlight=False, emoji=False).print(verdict_table(dict(study)))
+
+
 def as_json(content: Any) -> None:
     """One JSON document on standard output."""
     print(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False))

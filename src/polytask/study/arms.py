@@ -14,10 +14,10 @@ Role = Literal["baseline", "joint", "groups", "reference"]
 DEFAULT_ARMS = ("single", "hard+equal", "hard+uncertainty", "hard+pcgrad", "mmoe+equal", "groups", "trees")
 
 CANDIDATES: tuple[dict[str, Any], ...] = (
-    {"width": 128, "depth": 2, "dropout": 0.1, "lr": 1e-3, "weight_decay": 1e-4},
-    {"width": 256, "depth": 2, "dropout": 0.3, "lr": 1e-3, "weight_decay": 1e-2},
-    {"width": 64, "depth": 2, "dropout": 0.0, "lr": 3e-3, "weight_decay": 1e-4},
-    {"width": 256, "depth": 3, "dropout": 0.1, "lr": 5e-4, "weight_decay": 1e-3},
+    {"width": 128, "depth": 2, "dropout": 0.1, "bins": 24, "lr": 1e-3, "weight_decay": 1e-4},
+    {"width": 256, "depth": 2, "dropout": 0.0, "bins": 0, "lr": 1e-3, "weight_decay": 1e-2},
+    {"width": 256, "depth": 2, "dropout": 0.3, "bins": 8, "lr": 1e-3, "weight_decay": 1e-1},
+    {"width": 384, "depth": 3, "dropout": 0.1, "bins": 16, "lr": 5e-4, "weight_decay": 1e-2},
 )
 """What tuning tries, the same for every arm, in this order."""
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class PiecewiseLinear(nn.Module):
     """Piecewise-linear encoding of numbers (Gorishniy et al., NeurIPS 2022, eq. 1).
 
-    A column with edges b_0 < ... < b_K becomes K numbers: how far the value has come through each bin, 0..1, open at
-    both ends. Columns without edges pass unchanged. All columns are computed together.
+    A column with edges b_0 < ... < b_K becomes K numbers: how far the value has come through each bin, 0..1; the
+    outer bins go on for one more width. The plain numbers are kept beside them. All columns are computed together.
 
     Args:
         edges: per column its increasing bin edges, or an empty tuple.
@@ -43,9 +43,22 @@ class PiecewiseLinear(nn.Module):
 
     def forward(self, numbers: Tensor) -> Tensor:
         share = (numbers[:, self.column] - self.lower) / self.width
-        share = torch.where(self.first, share, share.clamp_min(0.0))
-        share = torch.where(self.last, share, share.clamp_max(1.0))
+        # the outer bins are open, but only so far: in a narrow one a value from beyond training would explode
+        share = torch.where(self.first, share.clamp_min(-1.0), share.clamp_min(0.0))
+        share = torch.where(self.last, share.clamp_max(2.0), share.clamp_max(1.0))
         return torch.cat([numbers, share], dim=1)
+
+
+def coarser(edges: Sequence[float], bins: int) -> tuple[float, ...]:
+    """At most so many bins, by leaving out edges evenly; none at all for 0.
+
+    >>> coarser((0.0, 1.0, 2.0, 3.0, 4.0), 2)
+    (0.0, 2.0, 4.0)
+    """
+    if bins == 0 or len(edges) <= bins + 1:
+        return tuple(edges) if bins else ()
+    last = len(edges) - 1
+    return tuple(edges[round(k * last / bins)] for k in range(bins + 1))
 
 
 class TableStem(nn.Module):
@@ -53,12 +66,13 @@ class TableStem(nn.Module):
 
     Args:
         shape: what the preprocessor says of its arrays.
+        bins: most bins per number; 0 for plain numbers.
         dimension: most numbers per embedded category.
     """
 
-    def __init__(self, shape: TableShape, dimension: int = 16) -> None:
+    def __init__(self, shape: TableShape, bins: int = 24, dimension: int = 16) -> None:
         super().__init__()
-        self.numbers = PiecewiseLinear(shape.edges)
+        self.numbers = PiecewiseLinear([coarser(edges, bins) for edges in shape.edges])
         sizes = [(n, min(dimension, (n + 1) // 2)) for n in shape.cardinalities]
         self.embeddings = nn.ModuleList(nn.Embedding(n, d) for n, d in sizes)
         self.out_features = self.numbers.out_features + sum(d for _, d in sizes)
@@ -72,9 +86,11 @@ class TableStem(nn.Module):
 class TableEncoder(nn.Module):
     """Stem and MLP: the encoder of a table."""
 
-    def __init__(self, shape: TableShape, widths: Sequence[int] = (128, 128), dropout: float = 0.1) -> None:
+    def __init__(
+        self, shape: TableShape, bins: int = 24, widths: Sequence[int] = (128, 128), dropout: float = 0.1
+    ) -> None:
         super().__init__()
-        self.stem = TableStem(shape)
+        self.stem = TableStem(shape, bins)
         self.body = MLP(self.stem.out_features, widths, dropout)
         self.out_features = self.body.out_features
 

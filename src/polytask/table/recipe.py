@@ -27,6 +27,7 @@ class TableRecipe:
         depth: number of hidden layers of the trunk.
         tower: widths of hidden layers of each task's own.
         experts: number of experts of "mmoe", each half as wide as the trunk.
+        bins: of the piecewise-linear encoding of each number, at most; 0 leaves numbers as they are.
     """
 
     tasks: Mapping[str, Task]
@@ -37,6 +38,7 @@ class TableRecipe:
     tower: tuple[int, ...] = ()
     dropout: float = 0.1
     experts: int = 4
+    bins: int = 24
 
     def __call__(self, names: Sequence[str]) -> MultiTaskModel:
         """The model of these tasks."""
@@ -46,10 +48,10 @@ class TableRecipe:
 
     def _trunk(self, names: Sequence[str]) -> Trunk:
         if self.trunk == "hard":
-            return HardSharing(TableEncoder(self.shape, [self.width] * self.depth, self.dropout))
+            return HardSharing(TableEncoder(self.shape, self.bins, [self.width] * self.depth, self.dropout))
         if self.trunk == "mmoe":
             widths = [max(8, self.width // 2)] * self.depth
-            stem = TableStem(self.shape)
+            stem = TableStem(self.shape, self.bins)
             return MMoE(stem, names, experts=self.experts, widths=widths, dropout=self.dropout)
         raise UserError(f"tables know no trunk '{self.trunk}'{nearest(self.trunk, TRUNKS)}")
 
@@ -63,7 +65,7 @@ class TableRecipe:
 
 
 TRUNKS = ("hard", "mmoe")
-SETTINGS = ("trunk", "width", "depth", "tower", "dropout", "experts")
+SETTINGS = ("trunk", "width", "depth", "tower", "dropout", "experts", "bins")
 
 
 def combine(models: Sequence[MultiTaskModel]) -> MultiTaskModel:
