@@ -92,7 +92,7 @@ def slug(name: str) -> str:
     """A file name for any text: readable, short, unique by a hash, no way out of the folder.
 
     >>> slug("../a b")
-    'a-b-52c82a'
+    'a-b-2c2c79'
     """
     readable = re.sub(r"[^a-zA-Z0-9]+", "-", name).strip("-")[:40].lower()
     return f"{readable}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:6]}".strip("-")

@@ -159,6 +159,15 @@ class Plan:
     min_steps: int = 1
 
 
+def batch_size_for(rows: int) -> int:
+    """About 30 steps an epoch, in powers of two from 32 to 1024.
+
+    >>> [batch_size_for(n) for n in (100, 2000, 10**6)]
+    [32, 64, 1024]
+    """
+    return min(1024, max(32, 2 ** (max(rows // 24, 1).bit_length() - 1)))
+
+
 def make_optimizer(model: nn.Module, balancer: Balancer, plan: Plan) -> torch.optim.Optimizer:
     """AdamW with decay on weight matrices; biases, norms and the balancer's own parameters are left out of it."""
     matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
@@ -209,7 +218,7 @@ def fit(
         constant = {n: s[tasks[n].score.name] for n, s in evaluate(model, tasks, valid, place=place).items()}
     best: dict[str, Tensor] = {}
     steps_per_epoch = max(sampler.steps_per_epoch, plan.min_steps)
-    for epoch in range(plan.epochs):
+    for _ in range(plan.epochs):
         window = _Window(tuple(tasks))
         for _ in range(steps_per_epoch):
             step = train_step(

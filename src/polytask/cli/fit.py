@@ -15,11 +15,11 @@ from polytask.errors import UserError
 from polytask.names import make_balancer
 from polytask.records import Evaluation
 from polytask.sampling import AllTasks
-from polytask.study.runs import VALID_BATCH, Budget
+from polytask.study.runs import VALID_BATCH
 from polytask.table.predictor import TablePredictor
 from polytask.table.prepare import prepare
 from polytask.table.recipe import TableRecipe
-from polytask.training import Plan, evaluate, fit
+from polytask.training import Plan, batch_size_for, evaluate, fit
 
 
 def fit_table(asked: FitConfig, *, quiet: bool) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def fit_table(asked: FitConfig, *, quiet: bool) -> dict[str, Any]:
     settings = {"trunk": asked.trunk, "width": asked.width, "depth": asked.depth, "dropout": asked.dropout}
     torch.manual_seed(asked.seed)
     model = TableRecipe(data.tasks, data.preprocessor.shape).with_settings(settings)(tuple(data.tasks))
-    batch = Budget(batch_size=asked.batch_size).batch_for(len(data.train))
+    batch = asked.batch_size or batch_size_for(len(data.train))
     run = fit(
         model,
         data.tasks,

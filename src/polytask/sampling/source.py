@@ -26,7 +26,12 @@ class TensorSource:
 
     def __init__(self, inputs: Any, targets: Mapping[str, Tensor]) -> None:
         sizes = {len(target) for target in targets.values()}
-        map_tensors(lambda tensor: sizes.add(len(tensor)) or tensor, inputs)
+
+        def measure(tensor: Tensor) -> Tensor:
+            sizes.add(len(tensor))
+            return tensor
+
+        map_tensors(measure, inputs)
         if len(sizes) > 1:
             raise UserError(f"inputs and targets must have the same number of rows, got {sorted(sizes)}")
         self.inputs = inputs

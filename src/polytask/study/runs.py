@@ -18,7 +18,7 @@ from polytask.sampling import AllTasks
 from polytask.study.arms import Network
 from polytask.study.rows import Rows, load_rows, subset
 from polytask.table.recipe import TableRecipe
-from polytask.training import Plan, fit
+from polytask.training import Plan, batch_size_for, fit
 
 TUNING_SEED = 1_000_003  # tuning runs never share a seed with the runs that are compared
 GRAMIAN_EVERY = 20
@@ -36,8 +36,8 @@ class Budget:
     precision: str = "float32"
 
     def batch_for(self, rows: int) -> int:
-        """About 30 steps an epoch, in powers of two from 32 to 1024, unless the user said otherwise."""
-        return self.batch_size or min(1024, max(32, 2 ** (max(rows // 24, 1).bit_length() - 1)))
+        """By the number of rows, unless the user said otherwise."""
+        return self.batch_size or batch_size_for(rows)
 
 
 @dataclass(frozen=True)

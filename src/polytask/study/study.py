@@ -15,7 +15,7 @@ import torch
 import polytask
 from polytask import balance, files, names, relate
 from polytask.config import StudyConfig
-from polytask.devices import Place
+from polytask.devices import PRECISIONS, Place
 from polytask.errors import UserError
 from polytask.model import MultiTaskModel
 from polytask.study import reading
@@ -63,7 +63,7 @@ class Study:
         self.out = Path(self.config.out)
         self.state = self.out / "state"
         place = Place.find(self.config.device, self.config.precision)
-        precision = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(place.autocast_dtype, "float32")
+        precision = next(name for name, dtype in PRECISIONS.items() if dtype == place.autocast_dtype)
         self.budget = Budget(
             self.config.epochs, self.config.patience, self.config.batch_size, str(place.device), precision
         )
@@ -101,7 +101,7 @@ class Study:
         data = self.prepare()
         per_network = self.config.trials + self.config.seeds
         rows, networks = Rows(data.train, data.valid, data.tasks, data.preprocessor.shape, {}), self._networks()
-        arms = []
+        arms: list[dict[str, Any]] = []
         for arm in self.arms:
             if isinstance(arm, str):
                 arms.append({"arm": arm, "networks": None, "parameters": None, "note": "decided by the joint runs"})

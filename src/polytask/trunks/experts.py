@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -59,7 +60,7 @@ class MMoE(Trunk):
         self.stem = stem
         self.names = tuple(tasks)
         sizes = [int(width), *widths]
-        self.layers = nn.ModuleList(BatchedLinear(experts, a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.layers = nn.ModuleList(BatchedLinear(experts, a, b) for a, b in itertools.pairwise(sizes))
         self.dropout = nn.Dropout(dropout)
         self.gates = nn.ModuleList(nn.Linear(int(width), experts) for _ in tasks)
         self.out_features = sizes[-1]
