@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch._functorch.config
 from torch import Tensor
+
+# A compiled encoder whose first backward was a plain one would otherwise refuse every later one that keeps its graph.
+torch._functorch.config.donated_buffer = False
 
 CHUNK = 8192  # columns in one product: fp32 over more columns loses digits on a CPU (docs/performance.md)
 
@@ -146,7 +150,8 @@ class TaskGradients:
     def write_own(self) -> None:
         """Add the gradients of the parameters that a single loss reaches to their `.grad`."""
         for leaf, gradient in self.own:
-            accumulate(leaf, gradient)
+            # a copy: autograd hands out expanded tensors, and one tensor to two leaves, which in-place clipping ruins
+            accumulate(leaf, _dense(gradient).clone())
 
 
 def task_gradients(

@@ -35,13 +35,19 @@ class MultiTaskModel(nn.Module):
 
     def head(self, name: str) -> nn.Module:
         """The head of one task."""
+        return self.heads[self._place(name)]
+
+    def _place(self, name: str) -> int:
         if name not in self.names:
             raise UserError(f"the model has no task '{name}'{nearest(name, self.names)}")
-        return self.heads[self.names.index(name)]
+        return self.names.index(name)
 
     def forward(self, inputs: Any, tasks: Sequence[str] | None = None) -> dict[str, Any]:
         """Outputs of the asked tasks (all by default); only what they need is computed."""
-        return self.apply_heads(self.trunk(inputs, self.names if tasks is None else tuple(tasks)))
+        asked = self.names if tasks is None else tuple(tasks)
+        for name in asked:
+            self._place(name)
+        return self.apply_heads(self.trunk(inputs, asked))
 
     def apply_heads(self, features: Mapping[str, Any]) -> dict[str, Any]:
         """The second half of `forward`, for whoever needs the features too."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -51,7 +52,8 @@ class Evaluation:
     @property
     def mean_skill(self) -> float:
         """The rule by which epochs are chosen: the mean over tasks of the validation skill."""
-        return sum(self.skill.values()) / len(self.skill) if self.skill else float("-inf")
+        mean = sum(self.skill.values()) / len(self.skill) if self.skill else float("-inf")
+        return float("-inf") if math.isnan(mean) else mean  # else no later evaluation could be better
 
 
 @dataclass

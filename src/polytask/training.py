@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -71,24 +72,19 @@ def train_step(
     if not losses:
         return None
     step = balancer.backward(losses, extra=penalty, scaler=scaler)
-    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     if scaler is not None:
-        if parameters:
-            scaler.unscale_(optimizer)
-            _clip(parameters, max_norm)
-            scaler.step(optimizer)  # skips by itself when it finds an infinity
-            scaler.update()
-        else:
-            scaler.update(scaler.get_scale() * scaler.get_backoff_factor())
+        scaler.unscale_(optimizer)
+    moved = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    parameters = [p for p in moved if not p.grad.is_sparse]  # torch has no norm of a sparse gradient
+    norm = nn.utils.clip_grad_norm_(parameters, math.inf if max_norm is None else max_norm)
+    if step.skipped is None and not torch.isfinite(norm):
+        step = replace(step, skipped="the gradient is not finite")
+    if scaler is not None:
+        scaler.step(optimizer)  # skips by itself when it finds an infinity
+        scaler.update()
     elif step.skipped is None:
-        _clip(parameters, max_norm)
         optimizer.step()
     return step
-
-
-def _clip(parameters: list[Tensor], max_norm: float | None) -> None:
-    if max_norm is not None:
-        nn.utils.clip_grad_norm_(parameters, max_norm)
 
 
 @torch.no_grad()
@@ -170,8 +166,9 @@ def batch_size_for(rows: int) -> int:
 
 def make_optimizer(model: nn.Module, balancer: Balancer, plan: Plan) -> torch.optim.Optimizer:
     """AdamW with decay on weight matrices; biases, norms and the balancer's own parameters are left out of it."""
-    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    matrices = [p for name, p in trained if p.ndim > 1 and not name.endswith("bias")]  # experts' biases are batched
+    others = [p for name, p in trained if p.ndim <= 1 or name.endswith("bias")]
     groups: list[dict[str, Any]] = [
         {"params": matrices, "weight_decay": plan.weight_decay},
         {"params": [*others, *balancer.parameters()], "weight_decay": 0.0},
@@ -218,6 +215,7 @@ def fit(
         constant = {n: s[tasks[n].score.name] for n, s in evaluate(model, tasks, valid, place=place).items()}
     best: dict[str, Tensor] = {}
     steps_per_epoch = max(sampler.steps_per_epoch, plan.min_steps)
+    skipped_in_a_row = 0
     for _ in range(plan.epochs):
         window = _Window(tuple(tasks))
         for _ in range(steps_per_epoch):
@@ -225,9 +223,15 @@ def fit(
                 model, tasks, sampler.draw(), balancer, optimizer, place=place, scaler=scaler, max_norm=plan.max_norm
             )
             run.steps += 1
-            window.add(step)
-            run.skipped += step is not None and step.skipped is not None
-            if window.skipped_in_a_row >= MAX_SKIPPED and step is not None:
+            if step is None:  # nothing labelled in this draw
+                continue
+            if step.skipped is None:
+                window.steps.append(step)
+                skipped_in_a_row = 0
+                continue
+            run.skipped += 1
+            skipped_in_a_row += 1
+            if skipped_in_a_row >= MAX_SKIPPED:
                 raise TrainingError(f"step {run.steps}: {step.skipped}, {MAX_SKIPPED} times in a row; lower lr")
         evaluation = window.close(tasks, evaluate(model, tasks, valid, every_score=False, place=place), constant, run)
         if run.append(evaluation):
@@ -252,14 +256,6 @@ class _Window:
     def __init__(self, tasks: tuple[str, ...]) -> None:
         self.tasks = tasks
         self.steps: list[Step] = []
-        self.skipped_in_a_row = 0
-
-    def add(self, step: Step | None) -> None:
-        if step is None:
-            return
-        self.skipped_in_a_row = self.skipped_in_a_row + 1 if step.skipped else 0
-        if step.skipped is None:
-            self.steps.append(step)
 
     def _means(self, field: str) -> dict[str, float]:
         collected: dict[str, list[Tensor]] = {}
@@ -268,7 +264,8 @@ class _Window:
             if values is not None:
                 for name, value in zip(step.tasks, values, strict=True):
                     collected.setdefault(name, []).append(value)
-        return {name: float(torch.stack(values).double().nanmean()) for name, values in collected.items()}
+        means = {name: float(torch.stack(values).double().nanmean()) for name, values in collected.items()}
+        return {name: mean for name, mean in means.items() if not math.isnan(mean)}  # a task that shares nothing
 
     def _grams(self) -> Any:
         """Measured Gramians (n, T, T) in the order of `tasks`, NaN where a task was absent."""

@@ -68,18 +68,24 @@ class Balancer(nn.Module, ABC):
         """
         names, values = self._checked(losses)
         record = torch.stack([value.detach().float() for value in values])
-        finite = torch.isfinite(record)
-        if not finite.all():
-            bad = names[int((~finite).nonzero()[0])]
-            return self._skip(Step(names, record, skipped=f"the loss of task '{bad}' is not finite"))
         factor = scaler.scale(torch.ones((), device=values[0].device)) if scaler and scaler.is_enabled() else 1.0
+        reason = _not_finite(names, record, extra)
+        if reason is not None:
+            return self._skip(Step(names, record, skipped=reason), values, factor)
         points = (at,) if isinstance(at, Tensor) else tuple(at) if at is not None else None
-        if extra is not None:
-            (extra * factor).backward(retain_graph=True)
+        held = None  # written last: an overflow in the losses must find no `.grad` changed
+        if extra is not None and extra.requires_grad:
+            held = gradients.task_gradients([extra * factor], keep_graph=True)
         if len(values) == 1:  # one task is the plain step, whatever the method
             (values[0] * factor).backward()
-            return Step(names, record, torch.ones(1))
-        return self._pull(names, values, record, points, factor)
+            step = Step(names, record, torch.ones(1))
+        else:
+            step = self._pull(names, values, record, points, factor)
+        if step.skipped is not None:
+            return self._skip(step, values, factor)
+        if held is not None:
+            held.write_own()
+        return step
 
     @abstractmethod
     def _pull(self, names: tuple[str, ...], values: list[Tensor], record: Tensor, at: Any, factor: Any) -> Step:
@@ -102,15 +108,30 @@ class Balancer(nn.Module, ABC):
         for name, value in losses.items():
             if self.tasks is not None and name not in self.tasks:
                 raise UserError(f"task '{name}' is unknown to {type(self).__name__}{nearest(name, self.tasks)}")
+            if not isinstance(value, Tensor):
+                raise UserError(f"the loss of task '{name}' is {value!r}: give the tensor, not its number")
             if value.numel() != 1:
                 raise UserError(f"the loss of task '{name}' has shape {tuple(value.shape)}; reduce it to one number")
             if value.grad_fn is None:
                 raise UserError(f"the loss of task '{name}' has no graph to any parameter; leave the task out")
         return tuple(losses), [value.reshape(()) for value in losses.values()]
 
-    def _skip(self, step: Step) -> Step:
+    def _skip(self, step: Step, values: list[Tensor], factor: Any) -> Step:
         warnings.warn(f"{type(self).__name__} skipped a step: {step.skipped}", RuntimeWarning, stacklevel=3)
+        if isinstance(factor, Tensor):  # a scaler must see the overflow; everybody else sees no change
+            for leaf in (leaf for group in gradients.reaches(values) for leaf in group.leaves):
+                gradients.accumulate(leaf, torch.full_like(leaf, float("inf")))
         return step
+
+
+def _not_finite(names: tuple[str, ...], record: Tensor, extra: Tensor | None) -> str | None:
+    """What of the step's losses is not finite, in words."""
+    finite = torch.isfinite(record)
+    if not finite.all():
+        return f"the loss of task '{names[int((~finite).nonzero()[0])]}' is not finite"
+    if extra is not None and not torch.isfinite(extra).all():
+        return "the extra term is not finite"
+    return None
 
 
 class LossBalancer(Balancer):
@@ -136,11 +157,9 @@ class _MeasuringBalancer(Balancer):
         grams = [block.gram() / float(factor) ** 2 for block in found.blocks]
         total = gradients.total_gram(found.blocks, len(values), grams)
         if not torch.isfinite(total).all():
-            if factor != 1.0:  # a scaler must see the overflow; everybody else sees no change
-                _write_infinity(found.blocks)
             row = int((~torch.isfinite(total.diagonal())).nonzero()[0])
             reason = f"the gradient of task '{names[row]}' is not finite"
-            return self._skip(Step(names, record, gram=total, skipped=reason))
+            return Step(names, record, gram=total, skipped=reason)
         found.write_own()
         weights = self._agree(names, values, record, found.blocks, grams, at, factor)
         return Step(names, record, weights, total)
@@ -148,13 +167,6 @@ class _MeasuringBalancer(Balancer):
     @abstractmethod
     def _agree(self, names: Any, values: Any, record: Any, blocks: Any, grams: Any, at: Any, factor: Any) -> Any:
         """Decide, write the shared gradients, and return the weights or None."""
-
-
-def _write_infinity(blocks: Sequence[SharedBlock]) -> None:
-    for block in blocks:
-        for leaf in block.leaves:
-            if leaf.is_leaf:
-                gradients.accumulate(leaf, torch.full_like(leaf, float("inf")))
 
 
 class GramBalancer(_MeasuringBalancer):
@@ -189,8 +201,8 @@ class GramBalancer(_MeasuringBalancer):
         """One more backward of the weighted losses, into the parameters that several tasks share."""
         leaves = [leaf for group in gradients.reaches(values) if len(group.rows) > 1 for leaf in group.leaves]
         total = torch.stack([w.to(v) * v for w, v in zip(weights, values, strict=True)]).sum() * factor
-        for leaf, gradient in zip(leaves, torch.autograd.grad(total, leaves), strict=True):
-            gradients.accumulate(leaf, gradient)
+        if leaves:  # with one representation per task there may be none
+            total.backward(inputs=leaves)
 
 
 class JacobianBalancer(_MeasuringBalancer):
