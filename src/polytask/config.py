@@ -15,35 +15,50 @@ C = TypeVar("C", bound="DataConfig")
 
 
 def parse_pairs(words: Any) -> Any:
-    """'a,b:binary' -> {'a': None, 'b': 'binary'}; mappings and lists are taken as they are meant."""
+    """'a,b:binary' -> {'a': None, 'b': 'binary'}; a mapping, or a list of names and of one-word mappings, is as good.
+
+    Names with a comma can only be given in YAML, as a list or mapping.
+    """
     if isinstance(words, str):
-        words = [word.strip() for word in words.split(",") if word.strip()]
+        words = _between_commas(words)
     if isinstance(words, (list, tuple)):
-        pairs: dict[str, str | None] = {}
+        pairs: dict[str, Any] = {}
         for word in words:
-            name, colon, kind = str(word).rpartition(":")
-            name, value = (name, kind) if colon else (kind, None)
-            if name in pairs:
-                raise ValueError(f"'{name}' is given twice")
-            pairs[name] = value
-        return pairs
-    return words
+            if isinstance(word, (list, tuple, set)):
+                raise ValueError("must be names, each with a kind if wanted, like  a,b:binary")
+            for name, kind in word.items() if isinstance(word, dict) else [_name_and_kind(str(word))]:
+                if name in pairs:
+                    raise ValueError(f"'{name}' is given twice")
+                pairs[name] = kind
+        words = pairs
+    return {str(name): kind for name, kind in words.items()} if isinstance(words, dict) else words
+
+
+def _name_and_kind(word: str) -> tuple[str, str | None]:
+    name, colon, kind = word.rpartition(":")
+    return (name, kind) if colon else (word, None)
+
+
+def _between_commas(words: str) -> list[str]:
+    return [word.strip() for word in words.split(",") if word.strip()]
 
 
 def parse_list(words: Any) -> Any:
-    """'a, b' -> ['a', 'b']."""
-    return [word.strip() for word in words.split(",") if word.strip()] if isinstance(words, str) else words
+    """'a, b' -> ['a', 'b'], each once."""
+    if isinstance(words, str):
+        words = _between_commas(words)
+    return list(dict.fromkeys(map(str, words))) if isinstance(words, (list, tuple)) else words
 
 
 def parse_seconds(text: Any) -> Any:
     """'90', '90s', '2m', '1.5h' -> seconds."""
-    if isinstance(text, str):
-        number, unit = (text[:-1], text[-1]) if text[-1:] in "smh" else (text, "s")
-        try:
-            return float(number) * {"s": 1, "m": 60, "h": 3600}[unit]
-        except ValueError as error:
-            raise ValueError(f"a budget looks like 90s, 2m or 1.5h, not '{text}'") from error
-    return text
+    if isinstance(text, (int, float)) and not isinstance(text, bool):
+        return text
+    number, unit = (text[:-1], text[-1]) if isinstance(text, str) and text[-1:] in ("s", "m", "h") else (text, "s")
+    try:
+        return float(str(number)) * {"s": 1, "m": 60, "h": 3600}[unit]
+    except ValueError as error:
+        raise ValueError("must look like 90s, 2m or 1.5h") from error
 
 
 Pairs = Annotated[dict[str, str | None], BeforeValidator(parse_pairs)]
@@ -53,7 +68,7 @@ Names = Annotated[list[str], BeforeValidator(parse_list)]
 class DataConfig(BaseModel):
     """Which columns are what. The same words in YAML and on the command line."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     data: str | None = None
     targets: Pairs = Field(default_factory=dict)
@@ -63,7 +78,12 @@ class DataConfig(BaseModel):
     time: str | None = None
     split: str | None = None
     holdout: str | None = None
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)
+
+    def columns(self) -> dict[str, Any]:
+        """The words that `table.opening.open_table` takes."""
+        words = ("targets", "kinds", "drop", "group", "time", "split", "holdout", "seed")
+        return {word: getattr(self, word) for word in words}
 
 
 class StudyConfig(DataConfig):
@@ -73,7 +93,7 @@ class StudyConfig(DataConfig):
     120.0
     """
 
-    arms: Names | None = None
+    arms: Names | None = Field(None, min_length=1)
     seeds: int = Field(5, ge=2, le=100)
     trials: int = Field(3, ge=1, le=4)
     budget: Annotated[float | None, BeforeValidator(parse_seconds)] = Field(None, gt=0)
@@ -110,13 +130,35 @@ def load_config(kind: type[C], yaml_file: Path | None, given: dict[str, Any]) ->
     Raises:
         UserError: all problems at once, a line each, with the nearest known word.
     """
-    content = read_yaml(yaml_file) if yaml_file else {}
-    content |= {key: value for key, value in given.items() if value not in (None, [], ())}
+    written = read_yaml(yaml_file) if yaml_file else {}
+    options = {key: value for key, value in given.items() if value is not None}
     try:
-        return kind(**content)
+        return kind(**(written | options))
     except ValidationError as error:
-        place = f"{yaml_file}: " if yaml_file else ""
-        raise UserError("\n".join(place + _sentence(kind, problem) for problem in error.errors())) from error
+        lines = []
+        for problem in error.errors():
+            from_file = yaml_file is not None and problem["loc"][0] not in options
+            lines.append((f"{yaml_file}: " if from_file else "") + _sentence(kind, problem))
+        raise UserError("\n".join(lines)) from error
+
+
+EXPECTED = {
+    "greater_than_equal": "must be at least {ge}",
+    "greater_than": "must be more than {gt}",
+    "less_than_equal": "must be at most {le}",
+    "less_than": "must be less than {lt}",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "finite_number": "must be a finite number",
+    "string_type": "must be text",
+    "dict_type": "must be names, each with a kind if wanted, like  a,b:binary",
+    "list_type": "must be names, like  a,b",
+    "too_short": "must not be empty",
+}
+"""What is wrong with a value, in words, by pydantic's name of the problem."""
 
 
 def _sentence(kind: type[BaseModel], problem: Any) -> str:
@@ -124,7 +166,10 @@ def _sentence(kind: type[BaseModel], problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         return f"unknown key '{word}'{nearest(word, kind.model_fields)}"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"'{word}': {message[0].lower()}{message[1:]}, got {problem['input']!r}"
+    if problem["type"] in EXPECTED:
+        message = EXPECTED[problem["type"]].format(**problem.get("ctx", {}))
+    got = repr(problem["input"])
+    return f"'{word}': {message}, got {got if len(got) <= 60 else got[:57] + '...'}"
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -140,13 +185,21 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
             raise UserError(f"{path}: YAML aliases (*name) are not allowed here; write the value out")
-        content = yaml.safe_load(text)
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        content = loader.construct_document(node) if node is not None else None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}") from error
     except RecursionError as error:
         raise UserError(f"{path}: nested too deeply") from error
-    if not isinstance(content, dict):
+    except ValueError as error:  # a date such as 2024-99-99
+        raise UserError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(content, dict) or not isinstance(node, yaml.MappingNode):
         raise UserError(f"{path} must be a mapping of words to values, like  targets: a,b")
-    return content
+    keys = [key.value for key, _ in node.value]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise UserError(f"{path}: '{key}' is given twice")
+    return {str(key): value for key, value in content.items()}

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,21 @@ def make_folder(path: Path) -> Path:
     return path
 
 
+def check_folder(path: Path, what: str, marks: Sequence[str]) -> None:
+    """Before work begins: is this folder new, empty, or one of ours (it holds one of `marks`)? Creates nothing.
+
+    Raises:
+        UserError: a file, a folder of something else, a place that may not be written to.
+    """
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise UserError(f"'{there}' is a file, not a folder: give another --out")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"the folder '{there}' may not be written to: give another --out")
+    if there == path and any(path.iterdir()) and not any((path / mark).exists() for mark in marks):
+        raise UserError(f"the folder '{path}' is not empty and holds no {what}: give another --out")
+
+
 def digest(path: Path) -> str:
     """SHA-256 of a file."""
     with open(path, "rb") as stream:
@@ -79,8 +95,8 @@ def check_manifest(folder: Path, kind: str) -> dict[str, Any]:
     manifest = read_json(folder / MANIFEST)
     if not isinstance(manifest, dict) or manifest.get("kind") != kind or not isinstance(manifest.get("files"), dict):
         raise UserError(f"{folder / MANIFEST} does not describe a {kind}")
-    if manifest.get("format", 0) > FORMAT:
-        raise UserError(f"{folder} was written by a newer polytask (format {manifest['format']}); update polytask")
+    if not isinstance(manifest.get("format"), int) or manifest["format"] > FORMAT:
+        raise UserError(f"{folder} was written by a newer polytask (format {manifest.get('format')}); update polytask")
     for name, entry in manifest["files"].items():
         path = folder / name
         if Path(name).name != name or not path.is_file():

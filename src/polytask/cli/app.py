@@ -83,57 +83,59 @@ def study(
     given = {k: v for k, v in locals().items() if k not in ("config", "plan", "json", "quiet")}
     from polytask.cli import show
 
-    with show.told():
+    with show.told(show.GOES_ON):
         _study(given, config, plan=plan, json=json, quiet=quiet or json)
 
 
 def _study(given: dict[str, Any], config: Path | None, *, plan: bool, json: bool, quiet: bool) -> None:
+    from polytask import files
     from polytask.cli import show
     from polytask.config import StudyConfig, load_config
-    from polytask.errors import UserError
 
     asked = load_config(StudyConfig, config, given)
-    if asked.data is None:
-        raise UserError("which data? give a file: polytask study DATA.csv --targets a,b")
-    _need_targets(asked.data, asked.targets)
+    if not plan:
+        files.check_folder(Path(asked.out), "study", ["state"])
+    table = _open(asked, "study")  # what can be wrong with the data is said before PyTorch is loaded
     from polytask.study.study import Study
 
     with show.StudyProgress(quiet=quiet or plan) as progress:
-        work = Study(asked.data, asked, on_event=progress)
+        work = Study(table, asked, on_event=progress)
         foreseen = work.plan()
         if plan:
-            _show_plan(work, foreseen, json)
+            _show_plan(foreseen, json)
             return
-        if not quiet:
-            show.console(stderr=True).print(
-                f"{foreseen['runs']} trainings in {foreseen['jobs']} processes, about {_duration(foreseen['seconds'])}"
-            )
-        progress.expect(foreseen["runs"])
+        progress.expect(foreseen)
         result = work.run()
     if json:
         show.as_json(result)
     else:
         show.verdict(result)
-        show.console().print(f"\nreport: {work.out / 'report.html'}\nmodel:  {work.out / 'model'}")
+        model = f"\nmodel:  {work.out / 'model'}" if result["model"] else ""
+        show.console().print(f"\nreport: {work.out / 'report.html'}{model}")
     if result["status"] == "partial":
         raise typer.Exit(show.PARTIAL)
 
 
-def _need_targets(data: str, targets: dict[str, Any]) -> None:
-    """Without targets, say which columns there are."""
-    if not targets:
-        from polytask.errors import UserError
-        from polytask.table import read_table
+def _open(asked: Any, command: str) -> Any:
+    """The table of this configuration; its warnings go to standard error."""
+    from polytask.cli import show
+    from polytask.errors import UserError
+    from polytask.table import read_table
+    from polytask.table.opening import open_table
 
-        columns = ", ".join(str(c) for c in list(read_table(data).columns)[:30])
-        raise UserError(f"which columns are to be predicted? give --targets; {data} has: {columns}")
+    if asked.data is None:
+        raise UserError(f"which data? give a file: polytask {command} DATA.csv --targets a,b")
+    if not asked.targets:
+        names = [str(name) for name in read_table(asked.data).columns]
+        listed = ", ".join(names[:30]) + (f" and {len(names) - 30} more" if len(names) > 30 else "")
+        raise UserError(f"which columns are to be predicted? give --targets; '{asked.data}' has: {listed}")
+    table = open_table(asked.data, **asked.columns())
+    if command != "check":  # which shows them itself, notes and all
+        show.findings([finding for finding in table.schema.findings if finding.level == "warning"])
+    return table
 
 
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
-
-
-def _show_plan(work: Any, foreseen: dict[str, Any], json: bool) -> None:
+def _show_plan(foreseen: dict[str, Any], json: bool) -> None:
     from polytask.cli import show
 
     if json:
@@ -142,8 +144,8 @@ def _show_plan(work: Any, foreseen: dict[str, Any], json: bool) -> None:
     rows = [[arm["arm"], arm["note"], arm["networks"], arm["parameters"]] for arm in foreseen["arms"]]
     show.table("Arms", ["arm", "role", "networks", "parameters"], rows)
     show.console().print(
-        f"{foreseen['runs']} trainings ({foreseen['trials']} trials + {foreseen['seeds']} seeds for each network), "
-        f"{foreseen['jobs']} at a time, about {_duration(foreseen['seconds'])}; nothing was computed"
+        f"\n{foreseen['trials']} trials and {foreseen['seeds']} seeds for each network: {show.cost(foreseen)}; "
+        "nothing was computed"
     )
 
 
@@ -180,15 +182,15 @@ def fit(
     from polytask.cli import show
 
     with show.told():
-        from polytask.cli.fit import fit_table
+        from polytask import files
         from polytask.config import FitConfig, load_config
-        from polytask.errors import UserError
 
         asked = load_config(FitConfig, config, given)
-        if asked.data is None:
-            raise UserError("which data? give a file: polytask fit DATA.csv --targets a,b")
-        _need_targets(asked.data, asked.targets)
-        result = fit_table(asked, quiet=quiet or json)
+        files.check_folder(Path(asked.out), "model", [files.MANIFEST])
+        table = _open(asked, "fit")
+        from polytask.cli.fit import fit_table
+
+        result = fit_table(table, asked, quiet=quiet or json)
         if json:
             show.as_json(result)
             return
@@ -207,13 +209,20 @@ def predict(
     from polytask.cli import show
 
     with show.told():
+        from polytask import files
+        from polytask.errors import UserError
         from polytask.table import read_table
-        from polytask.table.write import write_table
+        from polytask.table.write import check_name, write_table
+
+        if out.exists() and any(out.samefile(place) for place in (model, data) if Path(place).exists()):
+            raise UserError(f"--out {out} is the input: give another --out")
+        check_name(out)
+        folder = model / "model" if (model / "model").is_dir() else model
+        files.check_manifest(folder, "polytask table model")
+        frame = read_table(data)
         from polytask.table.predictor import TablePredictor
 
-        folder = model / "model" if (model / "model").is_dir() else model
-        predictor = TablePredictor.load(folder)
-        frame = predictor.predict(read_table(data))
+        frame = TablePredictor.load(folder).predict(frame)
         write_table(frame, out)
         show.console(stderr=True).print(f"{len(frame):,} rows, {len(frame.columns)} columns: {out}")
 
@@ -229,14 +238,21 @@ def report(
     with show.told():
         from polytask import files
         from polytask.errors import UserError
-        from polytask.reports import write_report
+        from polytask.reports import render_report
 
+        target = out or folder / "report.html"
+        if target.suffix.lower() not in (".html", ".htm"):
+            raise UserError(f"'{target}': give a name that ends in .html")
         record = files.read_json(folder / "study.json")
         if not isinstance(record, dict) or record.get("format") != "polytask-study" or record.get("version") != 1:
             raise UserError(f"{folder / 'study.json'} is not the record of a study that this polytask can read")
-        write_report(record, out or folder / "report.html")
+        if not all(isinstance(record.get(key), dict) for key in ("data", "tasks", "arms", "verdict")):
+            raise UserError(f"{folder / 'study.json'} is damaged: it lacks data, tasks, arms or verdict")
+        page = render_report(record)
+        files.make_folder(target.parent)
+        files.write_bytes(target, page.encode())
         show.verdict(record)
-        show.console().print(f"\nreport: {out or folder / 'report.html'}")
+        show.console().print(f"\nreport: {target}")
 
 
 @app.command()
@@ -258,15 +274,10 @@ def check(
     from polytask.cli import show
 
     with show.told():
-        from polytask.cli.check import check_table
+        from polytask.cli.check import show_table
         from polytask.config import DataConfig, load_config
-        from polytask.errors import UserError
 
-        asked = load_config(DataConfig, config, given)
-        if asked.data is None:
-            raise UserError("which data? give a file: polytask check DATA.csv --targets a,b")
-        _need_targets(asked.data, asked.targets)
-        check_table(asked, json=json)
+        show_table(_open(load_config(DataConfig, config, given), "check"), json=json)
 
 
 @app.command()
@@ -295,7 +306,7 @@ def demo(
     """The main job on real data: from age, sex, body mass and blood pressure, predict seven medical values."""
     from polytask.cli import show
 
-    with show.told():
+    with show.told(show.GOES_ON):
         from polytask import files
         from polytask.datasets import load_dataset
         from polytask.table.write import write_table
@@ -313,4 +324,9 @@ def demo(
 
 def main() -> None:
     """Entry point of the `polytask` command."""
+    import sys
+
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a letter still gets the rest
     app()

@@ -6,18 +6,12 @@ from dataclasses import asdict
 from typing import Any
 
 from polytask.cli import show
-from polytask.config import DataConfig
-from polytask.table import split_rows
-from polytask.table.prepare import read_typed
+from polytask.table.opening import Table
 
 
-def check_table(asked: DataConfig, *, json: bool) -> None:
+def show_table(table: Table, *, json: bool) -> None:
     """Print kinds, missing values, labels per side and findings."""
-    frame, schema, held = read_typed(
-        asked.data, targets=asked.targets, kinds=asked.kinds, drop=asked.drop, group=asked.group, time=asked.time,
-        split=asked.split, holdout=asked.holdout,
-    )  # fmt: skip
-    split = split_rows(frame, schema, seed=asked.seed, holdout=held)
+    frame, schema, split = table.frame, table.schema, table.split
     rows_of = {side: getattr(split, side) for side in ("train", "valid", "test")}
     sides: dict[str, Any] = {"by": split.by} | {side: len(rows) for side, rows in rows_of.items()}
     labelled = {t.name: {side: int(frame[t.name].iloc[rows].notna().sum()) for side, rows in rows_of.items()}
@@ -37,7 +31,7 @@ def check_table(asked: DataConfig, *, json: bool) -> None:
     show.table("Features", ["column", "kind", "missing", "distinct", "used", "note"], rows)
     if len(features) > 60:
         show.console().print(f"... and {len(features) - 60} more")
-    rows = [[t["name"], t["kind"], *(t[f"labelled_{s}"] for s in ("train", "valid", "test")), t["note"]] for t in targets]
+    rows = [[t["name"], t["kind"], *(t[f"labelled_{side}"] for side in rows_of), t["note"]] for t in targets]
     show.console().print()
     show.table("Targets", ["column", "kind", "train", "valid", "test", "note"], rows)
     show.console().print(f"\nsplit {sides['by']}: {sides['train']:,} / {sides['valid']:,} / {sides['test']:,} rows")

@@ -11,31 +11,27 @@ import torch
 from polytask import files
 from polytask.config import FitConfig
 from polytask.devices import Place
-from polytask.errors import UserError
 from polytask.names import make_balancer
 from polytask.records import Evaluation
 from polytask.sampling import AllTasks
 from polytask.study.runs import VALID_BATCH
+from polytask.table.opening import Table
 from polytask.table.predictor import TablePredictor
 from polytask.table.prepare import prepare
 from polytask.table.recipe import TableRecipe
 from polytask.training import Plan, batch_size_for, evaluate, fit
 
 
-def fit_table(asked: FitConfig, *, quiet: bool) -> dict[str, Any]:
+def fit_table(table: Table, asked: FitConfig, *, quiet: bool) -> dict[str, Any]:
     """Train, save into `asked.out`, and return the test scores."""
     out = Path(asked.out)
-    if out.is_dir() and any(out.iterdir()) and not (out / files.MANIFEST).is_file():
-        raise UserError(f"{out} is not empty and holds no model: give another --out")
     place = Place.find(asked.device, asked.precision)
     balancer = make_balancer(asked.balancer, list(asked.targets))
-    data = prepare(
-        asked.data, targets=asked.targets, kinds=asked.kinds, drop=asked.drop, group=asked.group, time=asked.time,
-        split=asked.split, holdout=asked.holdout, seed=asked.seed,
-    )  # fmt: skip
+    data = prepare(table)
     settings = {"trunk": asked.trunk, "width": asked.width, "depth": asked.depth, "dropout": asked.dropout}
     torch.manual_seed(asked.seed)
     model = TableRecipe(data.tasks, data.preprocessor.shape).with_settings(settings)(tuple(data.tasks))
+    files.make_folder(out)  # before the work, so that it cannot fail for this after it
     batch = asked.batch_size or batch_size_for(len(data.train))
     run = fit(
         model,

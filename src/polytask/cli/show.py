@@ -8,14 +8,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from polytask.errors import UserError
-from polytask.reports.wording import clean
+from polytask.errors import TrainingError, UserError
+from polytask.reports.wording import clean, name
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-OK, USER_ERROR, PARTIAL, INTERRUPTED = 0, 2, 3, 130
+USER_ERROR, PARTIAL, INTERRUPTED = 2, 3, 130
+GOES_ON = "interrupted: what was finished is kept; the same command goes on from there"
 
 
 def console(stderr: bool = False) -> Console:
@@ -26,18 +27,18 @@ def console(stderr: bool = False) -> Console:
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def told(interrupted: str = "interrupted: nothing was written") -> Iterator[None]:
     """Errors of the user as one clear sentence and exit code 2; Ctrl-C as exit code 130."""
     import typer
 
     try:
         yield
-    except UserError as error:
+    except (UserError, TrainingError) as error:
         for line in str(error).splitlines():
             print(f"error: {clean(line)}", file=sys.stderr)
         raise typer.Exit(USER_ERROR) from None
     except KeyboardInterrupt:
-        print("interrupted: what was finished is kept; the same command goes on from there", file=sys.stderr)
+        print(interrupted, file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
 
 
@@ -84,52 +85,72 @@ def findings(found: Sequence[Any]) -> None:
         out.print(f"{finding.level}: {clean(finding.message)}", style="yellow" if finding.level == "warning" else "dim")
 
 
+def cost(foreseen: Mapping[str, Any]) -> str:
+    """How many trainings, and about how long they take."""
+    seconds = foreseen["seconds"]
+    duration = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+    jobs = f"{foreseen['jobs']} at a time" if foreseen["jobs"] > 1 else "one at a time"
+    return f"{foreseen['runs']} trainings, {jobs}, about {duration}"
+
+
 class StudyProgress:
     """Follows a study: a bar on a terminal, one line per run elsewhere."""
 
     def __init__(self, *, quiet: bool) -> None:
         self.quiet = quiet
         self.runs = 0
+        self.foreseen: Mapping[str, Any] = {}
         self.bar: Progress | None = None
         self.job: Any = None
 
     def __enter__(self) -> StudyProgress:
-        if not self.quiet and sys.stderr.isatty():
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-            columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-            self.bar = Progress(*columns, console=console(stderr=True), transient=True)
-            self.bar.start()
-            self.job = self.bar.add_task("", total=None)
         return self
 
     def __exit__(self, *exception: object) -> None:
         if self.bar is not None:
             self.bar.stop()
 
-    def expect(self, runs: int) -> None:
-        """How many runs there will be, about."""
-        if self.bar is not None:
-            self.bar.update(self.job, total=runs)
+    def expect(self, foreseen: Mapping[str, Any]) -> None:
+        """What `Study.plan` said."""
+        self.foreseen = foreseen
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         if self.quiet:
             return
-        if event["kind"] == "data":
-            findings([f for f in event["data"].findings if f.level == "warning"])
+        if event["kind"] == "start":
+            self._start()
         elif event["kind"] == "run":
             self.runs += 1
             self._run(event["spec"], event["record"])
         elif event["kind"] == "reading" and self.bar is not None:
-            self.bar.update(self.job, description="reading the test rows")
+            self.bar.update(self.job, total=self.runs, description="reading the test rows")
+
+    def _start(self) -> None:
+        if self.foreseen:
+            print(cost(self.foreseen), file=sys.stderr)
+        if not sys.stderr.isatty():
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.table import Column
+
+        last = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
+        columns = (BarColumn(16), MofNCompleteColumn(), TimeElapsedColumn(), last)
+        self.bar = Progress(*columns, console=Console(stderr=True, highlight=False, emoji=False), transient=True)
+        self.bar.start()
+        self.job = self.bar.add_task("starting", total=self.foreseen.get("runs"))
 
     def _run(self, spec: Any, record: Mapping[str, Any]) -> None:
-        names = clean(", ".join(spec.network.tasks[:3])) + (" ..." if len(spec.network.tasks) > 3 else "")
-        method = spec.network.trunk if spec.network.trunk == "trees" else f"{spec.network.trunk}+{spec.network.balancer}"
+        names = ", ".join(name(task, 24) for task in spec.network.tasks[:3])
+        names += " ..." if len(spec.network.tasks) > 3 else ""
+        network = spec.network
+        shared = f"{network.trunk}+{network.balancer}" if len(network.tasks) > 1 else "single"
+        method = "trees" if network.trunk == "trees" else shared
         skills = record.get("skill", {}).values()
         outcome = f"skill {sum(skills) / len(skills):.3f}" if skills else f"failed: {clean(record['error'])}"
-        text = f"{method} on {names}, {outcome}, {record['seconds']:.1f} s"
-        if self.bar is not None:
-            self.bar.update(self.job, advance=1, description=text)
-        else:
-            print(f"run {self.runs}: {text}", file=sys.stderr)
+        if self.bar is None:
+            print(f"run {self.runs}: {method} on {names}, {outcome}, {record['seconds']:.1f} s", file=sys.stderr)
+            return
+        self.bar.update(self.job, advance=1, description=f"{method}: {names}")
+        if not skills:
+            self.bar.console.print(f"run {self.runs}: {method} on {names}, {outcome}", markup=False, soft_wrap=True)

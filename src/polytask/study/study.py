@@ -17,17 +17,17 @@ from polytask import balance, files, names, relate
 from polytask.config import StudyConfig
 from polytask.devices import PRECISIONS, Place
 from polytask.errors import UserError
-from polytask.model import MultiTaskModel
 from polytask.study import reading
 from polytask.study.arms import DEFAULT_ARMS, Arm, Network, groups_arm, make_arm
 from polytask.study.reading import Reading
+from polytask.study.record import Reader, Records, mean_skill
 from polytask.study.rows import Rows, save_rows
 from polytask.study.runner import Runner, cores
 from polytask.study.runs import TUNING_SEED, Budget, RunSpec, build, load_model
-from polytask.study.trees import regrow
 from polytask.study.verdict import recommend
+from polytask.table.opening import fingerprint
 from polytask.table.predictor import TablePredictor
-from polytask.table.prepare import Prepared, fingerprint, prepare
+from polytask.table.prepare import Prepared, prepare
 from polytask.table.recipe import TRUNKS, combine
 
 CONFIDENCE = 0.95
@@ -36,16 +36,15 @@ LEAST_SEEDS = 2
 QUESTION = ("targets", "kinds", "drop", "group", "time", "split", "holdout", "seed", "epochs", "patience",
             "batch_size", "precision")  # fmt: skip
 Event = dict[str, Any]
-Records = dict[RunSpec, dict[str, Any]]
 
 
 class Study:
     """Asks a table whether its targets should be learned together, and if so, how.
 
     Args:
-        source: a path to CSV or Parquet, or a pandas, polars or Arrow frame.
+        source: a path to CSV or Parquet, a pandas, polars or Arrow frame, or a `Table` opened with this config's words.
         config: what is asked; or give its words as keywords.
-        on_event: called with a dict for each thing that happens ("data", "plan", "run", "reading").
+        on_event: called with a dict for each thing that happens ("data", "start", "plan", "run", "reading").
 
     Runs that are already in the output folder are not repeated, so an interrupted study goes on where it was.
 
@@ -74,6 +73,9 @@ class Study:
     def _planned_arms(self) -> list[Arm | str]:
         """The arms asked for; "groups" stays a word until the joint runs have shown who belongs together."""
         tasks = list(self.config.targets)
+        if len(tasks) < 2:
+            raise UserError("a study compares tasks learned together and alone: give at least two targets "
+                            "(one alone is trained by  polytask fit)")  # fmt: skip
         wanted = list(self.config.arms or DEFAULT_ARMS)
         if "single" not in wanted:
             wanted.insert(0, "single")  # there is no verdict without the baselines
@@ -88,11 +90,7 @@ class Study:
     def prepare(self) -> Prepared:
         """Read, check and split the data; cheap, and the first thing that can fail."""
         if self.data is None:
-            c = self.config
-            self.data = prepare(
-                self.source, targets=c.targets, kinds=c.kinds, drop=c.drop, group=c.group, time=c.time, split=c.split,
-                holdout=c.holdout, seed=c.seed,
-            )  # fmt: skip
+            self.data = prepare(self.source, **self.config.columns())
             self.on_event({"kind": "data", "data": self.data})
         return self.data
 
@@ -129,6 +127,7 @@ class Study:
         started = time.monotonic()
         data = self.prepare()
         self._claim_folder(data)
+        self.on_event({"kind": "start"})
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
@@ -152,11 +151,10 @@ class Study:
             changed = [key for key in question if before.get(key) != question[key]]
             if changed:
                 raise UserError(
-                    f"{self.out} holds another study (its {', '.join(changed)} differ): give another --out, or delete it"
+                    f"{self.out} holds another study ({', '.join(changed)} differ): give another --out, or delete it"
                 )
             return
-        if self.out.is_dir() and any(self.out.iterdir()) and not self.state.is_dir():
-            raise UserError(f"{self.out} is not empty and holds no study: give another --out")
+        files.check_folder(self.out, "study", ["state"])
         files.make_folder(self.state)
         rows = Rows(data.train, data.valid, data.tasks, data.preprocessor.shape, data.constant["valid"])
         save_rows(self.state / "rows", rows)
@@ -188,7 +186,7 @@ class Study:
         records |= runner.run([RunSpec(n, c, TUNING_SEED) for n in networks for c in range(trials)])
         best = {}
         for network in networks:
-            skills = [_mean_skill(records[RunSpec(network, c, TUNING_SEED)]) for c in range(trials)]
+            skills = [mean_skill(records[RunSpec(network, c, TUNING_SEED)]) for c in range(trials)]
             best[network] = int(np.argmax(skills))
         return best, seeds
 
@@ -230,9 +228,15 @@ class Study:
         return groups_arm([[tasks[i] for i in group] for group in groups])
 
     def _read(
-        self, data: Prepared, arms: Sequence[Arm], tuned: Mapping[Network, int], finals: Records, seeds: int, started: float
-    ) -> dict[str, Any]:  # fmt: skip
-        reader = _Reader(self.state, data, tuned, finals, seeds)
+        self,
+        data: Prepared,
+        arms: Sequence[Arm],
+        tuned: Mapping[Network, int],
+        finals: Records,
+        seeds: int,
+        started: float,
+    ) -> dict[str, Any]:
+        reader = Reader(self.state, data, tuned, finals, seeds)
         readings = {arm.name: reader.read(arm) for arm in arms}
         baseline = readings["single"]
         entries = {}
@@ -261,7 +265,9 @@ class Study:
         }  # fmt: skip
         split = {"by": data.split.by, "train": len(data.train), "valid": len(data.valid), "test": len(data.test),
                  "blocks": len(np.unique(data.split.blocks))}  # fmt: skip
-        features = [{"name": f.name, "kind": f.kind, "missing": f.missing, "note": f.note} for f in data.schema.features]
+        features = [
+            {"name": f.name, "kind": f.kind, "missing": f.missing, "note": f.note} for f in data.schema.features
+        ]
         findings = [{"level": f.level, "column": f.column, "message": f.message} for f in data.findings]
         return {
             "format": FORMAT, "version": VERSION, "polytask": polytask.__version__,
@@ -273,7 +279,7 @@ class Study:
         }  # fmt: skip
 
     def _save_model(
-        self, data: Prepared, study: dict[str, Any], arms: Mapping[str, Arm], reader: _Reader
+        self, data: Prepared, study: dict[str, Any], arms: Mapping[str, Arm], reader: Reader
     ) -> dict[str, Any] | None:
         """The recommended arm's networks, each from its best seed on the validation rows, as one model."""
         name = study["verdict"]["arm"]
@@ -281,7 +287,7 @@ class Study:
             return None
         parts, models = [], []
         for network in arms[name].networks:
-            spec = max(reader.specs(network), key=lambda s: _mean_skill(reader.finals[s]))
+            spec = max(reader.specs(network), key=lambda s: mean_skill(reader.finals[s]))
             models.append(load_model(self.state, reader.rows, spec))
             parts.append((network.tasks, spec.settings))
         model = combine(models)
@@ -304,112 +310,3 @@ def _has_sklearn() -> bool:
     from importlib.util import find_spec
 
     return find_spec("sklearn") is not None
-
-
-def _mean_skill(record: Mapping[str, Any]) -> float:
-    skills = list(record.get("skill", {}).values()) if record["status"] == "done" else []
-    return float(np.mean(skills)) if skills else -math.inf
-
-
-class _Reader:
-    """Opens the test rows and reads every arm on them."""
-
-    def __init__(
-        self, folder: Path, data: Prepared, tuned: Mapping[Network, int], finals: Records, seeds: int
-    ) -> None:
-        self.folder, self.data, self.tuned, self.finals, self.seeds = folder, data, tuned, finals, seeds
-        self.rows = Rows(data.train, data.valid, data.tasks, data.preprocessor.shape, data.constant["valid"])
-        self._predictions: dict[RunSpec, dict[str, torch.Tensor]] = {}
-
-    def specs(self, network: Network) -> list[RunSpec]:
-        """The compared runs of a network."""
-        return [RunSpec(network, self.tuned[network], seed) for seed in range(self.seeds)]
-
-    def read(self, arm: Arm) -> Reading | str:
-        """The reading of an arm, or the error that prevents it."""
-        if arm.role == "reference":
-            return self._read_trees(arm)
-        failed = [self.finals[s]["error"] for n in arm.networks for s in self.specs(n) if s.seed >= 0
-                  and self.finals[s]["status"] != "done"]  # fmt: skip
-        if failed:
-            return str(failed[0])
-        seeds = [
-            {name: p for network in arm.networks for name, p in self._predict(self.specs(network)[seed]).items()}
-            for seed in range(self.seeds)
-        ]
-        return reading.read_arm(self.data.tasks, seeds, self.data.test, self.data.split.blocks)
-
-    def _predict(self, spec: RunSpec) -> dict[str, torch.Tensor]:
-        if spec not in self._predictions:  # arms share networks
-            model = load_model(self.folder, self.rows, spec)
-            tasks = {name: self.data.tasks[name] for name in spec.network.tasks}
-            self._predictions[spec] = model.predict(self.data.test.inputs, tasks)
-        return self._predictions[spec]
-
-    def _read_trees(self, arm: Arm) -> Reading | str:
-        predictions = {}
-        for network in arm.networks:
-            record = files.read_json(self.folder / "runs" / f"{self._tuning(network).slug}.json")
-            if record["status"] != "done":
-                return str(record["error"])
-            name, settings = network.tasks[0], network.candidates[self.tuned[network]]
-            predictions[name] = regrow(self.rows, name, settings, record["stages"], self.data.test)
-        return reading.read_arm(self.data.tasks, [predictions], self.data.test, self.data.split.blocks)
-
-    def _tuning(self, network: Network) -> RunSpec:
-        return RunSpec(network, self.tuned[network], TUNING_SEED)
-
-    def entry(self, arm: Arm, found: Reading | str, trials: int) -> dict[str, Any]:
-        """What `study.json` says of an arm, before any comparison."""
-        shared = arm.networks[0]
-        entry: dict[str, Any] = {
-            "role": arm.role, "trunk": shared.trunk, "balancer": shared.balancer, "groups": arm.groups,
-            "status": "done", "error": None, "trials": trials, "seeds": self.seeds, "gains": {}, "delta_m": None,
-            "settings": {"all" if len(arm.networks) == 1 else ", ".join(n.tasks):
-                         dict(n.candidates[self.tuned[n]]) for n in arm.networks},
-            "valid_skill": None, "scores": {}, "metrics": {}, "curves": {}, "conflict": None,
-            "cost": {"parameters": None, "train_seconds": None, "latency_ms": None},
-        }  # fmt: skip
-        if isinstance(found, str):
-            return entry | {"status": "failed", "error": found}
-        for name, scores in found.full.items():
-            spread = float(scores.std(ddof=1)) if len(scores) > 1 else 0.0
-            entry["scores"][name] = {"seeds": scores.tolist(), "mean": float(scores.mean()), "sd": spread}
-        entry["metrics"] = found.means
-        if arm.role == "reference":
-            records = [files.read_json(self.folder / "runs" / f"{self._tuning(n).slug}.json") for n in arm.networks]
-            seconds = sum(record["seconds"] for record in records)
-            return entry | {"seeds": 1, "valid_skill": float(np.mean([_mean_skill(r) for r in records])),
-                            "cost": entry["cost"] | {"train_seconds": seconds}}  # fmt: skip
-        return entry | self._trained(arm)
-
-    def _trained(self, arm: Arm) -> dict[str, Any]:
-        """Skill, cost, learning curves and conflict of an arm of networks."""
-        skills, seconds, parameters = [], 0.0, 0
-        curves: dict[str, Any] = {}
-        for network in arm.networks:
-            records = [self.finals[spec] for spec in self.specs(network)]
-            skills += [list(record["skill"].values()) for record in records]
-            seconds += float(np.mean([record["seconds"] for record in records]))
-            parameters += records[0]["parameters"]
-            run = records[0]["run"]
-            for name in network.tasks:
-                curves[name] = {"epoch": [e["epoch"] for e in run["evaluations"]],
-                                "skill": [e["skill"][name] for e in run["evaluations"]], "best": run["best"]}  # fmt: skip
-        by_task = [float(np.mean([self.finals[s]["skill"][n] for s in self.specs(w)])) for w in arm.networks for n in w.tasks]
-        model: MultiTaskModel = combine([load_model(self.folder, self.rows, self.specs(n)[0]) for n in arm.networks])
-        cost = {"parameters": parameters, "train_seconds": seconds, "latency_ms": reading.latency(model, self.data.test)}
-        conflict = self._conflict(arm.networks[0]) if len(arm.networks) == 1 else None
-        return {"valid_skill": float(np.mean(by_task)), "cost": cost, "curves": curves, "conflict": conflict}
-
-    def _conflict(self, network: Network) -> dict[str, Any] | None:
-        """Gradient cosines over training (first seed), and how often they were negative (all seeds)."""
-        evaluations = [self.finals[spec]["run"]["evaluations"] for spec in self.specs(network)]
-        first = [e for e in evaluations[0] if e["cosine"]]
-        rates = [e["conflict"] for run in evaluations for e in run if e["conflict"]]
-        if not first:
-            return None
-        rate = np.nanmean(np.array(rates, dtype=float), axis=0)
-        return {"tasks": list(network.tasks), "epoch": [e["epoch"] for e in first],
-                "cosine": [e["cosine"] for e in first],
-                "rate": [[None if np.isnan(x) else float(x) for x in row] for row in rate]}  # fmt: skip

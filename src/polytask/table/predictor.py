@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 KIND = "polytask table model"
+FILES = ("model.safetensors", "config.json", "preprocess.json")
 BATCH = 4096
 
 
@@ -93,19 +94,25 @@ class TablePredictor:
         Raises:
             UserError: not such a folder, or altered.
         """
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        files.check_manifest(folder, KIND)
+        known = files.check_manifest(folder, KIND)["files"]
+        for name in FILES:
+            if name not in known:
+                raise UserError(f"{folder} is not a whole model: its manifest does not list '{name}'")
         config = files.read_json(folder / "config.json")
-        preprocessor = Preprocessor.from_json(files.read_json(folder / "preprocess.json"))
-        tasks = {spec["name"]: Task.from_json(spec) for spec in config["tasks"]}
-        parts = [(tuple(part["tasks"]), part["settings"]) for part in config["parts"]]
-        model = build(tasks, preprocessor, parts)
         try:
+            preprocessor = Preprocessor.from_json(files.read_json(folder / "preprocess.json"))
+            tasks = {spec["name"]: Task.from_json(spec) for spec in config["tasks"]}
+            parts = [(tuple(part["tasks"]), part["settings"]) for part in config["parts"]]
+            model = build(tasks, preprocessor, parts)
             model.load_state_dict(load_file(folder / "model.safetensors"))
-        except (RuntimeError, OSError) as error:
-            raise UserError(f"{folder}: the weights do not fit the configuration: {error}") from error
-        return cls(preprocessor, tasks, parts, model.eval(), config["about"])
+        except UserError:
+            raise
+        except (LookupError, TypeError, AttributeError, ValueError, RuntimeError, SafetensorError, OSError) as error:
+            raise UserError(f"{folder}: the files of this model do not fit together ({error})") from error
+        return cls(preprocessor, tasks, parts, model.eval(), config.get("about", {}))
 
 
 def build(

@@ -50,7 +50,9 @@ def constant_prediction(task: Task, labels: Labels, rows: int) -> NDArray[np.flo
     return np.full(rows, seen.mean(), dtype=np.float32)
 
 
-def constant_scores(tasks: Mapping[str, Task], train: Mapping[str, Labels], rows: Mapping[str, Labels]) -> dict[str, float]:
+def constant_scores(
+    tasks: Mapping[str, Task], train: Mapping[str, Labels], rows: Mapping[str, Labels]
+) -> dict[str, float]:
     """The score of the best constant prediction on other rows: where the skill is zero."""
     import torch
 
