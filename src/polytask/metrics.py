@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -20,6 +21,18 @@ def identity(prediction: Tensor) -> Tensor:
 def median_class(probabilities: Tensor) -> Tensor:
     """The first class at which the cumulated probability reaches one half, as a number (B,)."""
     return (probabilities.cumsum(-1) < 0.5).sum(-1).clamp(max=probabilities.shape[-1] - 1).float()
+
+
+@lru_cache(maxsize=64)
+def _made(make: Callable[[], Metric]) -> Metric:
+    return make()
+
+
+def _fresh(make: Callable[[], Metric]) -> Metric:
+    """A metric without history; building one anew costs more than scoring a small validation set with it."""
+    metric = _made(make)
+    metric.reset()
+    return metric
 
 
 @dataclass(frozen=True)
@@ -46,7 +59,7 @@ class Score:
         """The score of all rows at once; rows without a label are left out."""
         labelled = ~target.isnan() if target.is_floating_point() else slice(None)
         prediction, target = self.view(prediction[labelled]), target[labelled]
-        metric = self.make().to(prediction.device)
+        metric = _fresh(self.make).to(prediction.device)
         metric.update(prediction, target.long() if self.integer_target else target)
         return float(metric.compute())
 

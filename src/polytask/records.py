@@ -37,7 +37,7 @@ class Evaluation:
     `losses` and `weights` are means over the steps since the last evaluation; `scores` are in the user's units;
     `skill` is 0 for the best constant prediction and 1 for a perfect one; `cosine` and `conflict` are T x T lists in
     the order of `Run.tasks` (mean gradient cosine, share of steps with a negative one), None where no Gramian was
-    measured.
+    measured. `halves` has the skills on each half of the validation rows, where they were asked for and can be scored.
     """
 
     epoch: int
@@ -48,6 +48,7 @@ class Evaluation:
     weights: Mapping[str, float] = field(default_factory=dict)
     cosine: list[list[float | None]] | None = None
     conflict: list[list[float | None]] | None = None
+    halves: list[dict[str, float]] | None = None
 
     @property
     def mean_skill(self) -> float:
@@ -82,6 +83,24 @@ class Run:
     def stale(self) -> int:
         """How many evaluations ago the best one was."""
         return len(self.evaluations) - 1 - (self.best or 0)
+
+    def honest_skill(self) -> dict[str, float]:
+        """Per task the validation skill, without the optimism of having chosen the best epoch on the same rows.
+
+        The epoch that is best on one half of the validation rows is scored on the other, and the other way round
+        (cross-fitting). The skill at `best` flatters every network by its luck; several small networks are luckier
+        than one joint network, so arms must not be compared by it. Without (usable) halves it is the skill at `best`.
+        """
+        if self.best is None:
+            return {}
+        plain = dict(self.evaluations[self.best].skill)
+        halves = [e.halves for e in self.evaluations if e.halves]
+        if len(halves) != len(self.evaluations):
+            return plain
+        best_on_first = max(halves, key=lambda pair: sum(pair[0].values()))
+        best_on_second = max(halves, key=lambda pair: sum(pair[1].values()))
+        first, second = best_on_first[1], best_on_second[0]
+        return {name: 0.5 * (first[name] + second[name]) for name in plain}
 
     def to_json(self) -> dict[str, Any]:
         """Only JSON types."""

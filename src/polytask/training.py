@@ -187,6 +187,7 @@ def fit(
     optimizer: torch.optim.Optimizer | None = None,
     plan: Plan | None = None,
     constant: Mapping[str, float] | None = None,
+    halves: Tensor | None = None,
     place: Place | None = None,
     on_evaluation: Callable[[Evaluation], None] | None = None,
 ) -> Run:
@@ -200,6 +201,7 @@ def fit(
         valid: validation batches; every task needs a label there.
         constant: per task the score of the best constant prediction, from which the skill is measured; by default
             the perfect score's distance from the score before training.
+        halves: 0 or 1 for each validation row; the skill on each half is then recorded (`Run.honest_skill`).
         on_evaluation: called after every evaluation (progress bars).
 
     Raises:
@@ -213,6 +215,7 @@ def fit(
     run, started = Run(tuple(tasks)), time.perf_counter()
     if constant is None:
         constant = {n: s[tasks[n].score.name] for n, s in evaluate(model, tasks, valid, place=place).items()}
+    targets = {name: torch.cat([batch.targets[name].cpu() for batch in valid]) for name in tasks}
     best: dict[str, Tensor] = {}
     steps_per_epoch = max(sampler.steps_per_epoch, plan.min_steps)
     skipped_in_a_row = 0
@@ -233,7 +236,7 @@ def fit(
             skipped_in_a_row += 1
             if skipped_in_a_row >= MAX_SKIPPED:
                 raise TrainingError(f"step {run.steps}: {step.skipped}, {MAX_SKIPPED} times in a row; lower lr")
-        evaluation = window.close(tasks, evaluate(model, tasks, valid, every_score=False, place=place), constant, run)
+        evaluation = window.close(tasks, predict(model, tasks, valid, place=place), targets, constant, halves, run)
         if run.append(evaluation):
             best = {name: value.detach().clone() for name, value in model.state_dict().items()}
         if on_evaluation is not None:
@@ -281,20 +284,44 @@ class _Window:
     def close(
         self,
         tasks: Mapping[str, Task],
-        scores: Mapping[str, Mapping[str, float]],
+        predictions: Mapping[str, Tensor],
+        targets: Mapping[str, Tensor],
         constant: Mapping[str, float],
+        halves: Tensor | None,
         run: Run,
     ) -> Evaluation:
-        values = {name: scores[name][task.score.name] for name, task in tasks.items()}
-        skill = {name: task.score.skill(values[name], constant[name]) for name, task in tasks.items()}
+        """The record of the window and of the validation rows after it."""
+        values = {name: task.score(predictions[name], targets[name]) for name, task in tasks.items()}
         grams = self._grams()
         return Evaluation(
             epoch=len(run.evaluations),
             step=run.steps,
             losses=self._means("losses"),
             scores=values,
-            skill=skill,
+            skill={name: task.score.skill(values[name], constant[name]) for name, task in tasks.items()},
             weights=self._means("weights"),
             cosine=_lists(relate.mean_cosine(grams)) if grams is not None else None,
             conflict=_lists(relate.conflict_rate(grams)) if grams is not None else None,
+            halves=_skill_by_half(tasks, predictions, targets, constant, halves) if halves is not None else None,
         )
+
+
+def _skill_by_half(
+    tasks: Mapping[str, Task],
+    predictions: Mapping[str, Tensor],
+    targets: Mapping[str, Tensor],
+    constant: Mapping[str, float],
+    halves: Tensor,
+) -> list[dict[str, float]] | None:
+    """Skill of each task on each half of the validation rows; None where a half cannot score a task (one class)."""
+    found = []
+    for half in (0, 1):
+        rows, skills = halves == half, {}
+        for name, task in tasks.items():
+            target = targets[name][rows]
+            seen = target[~target.isnan()]
+            if len(seen) < 2 or bool((seen == seen[0]).all()):
+                return None
+            skills[name] = task.score.skill(task.score(predictions[name][rows], target), constant[name])
+        found.append(skills)
+    return found

@@ -30,7 +30,9 @@ class Reading:
     means: dict[str, dict[str, float]]
 
 
-def read_arm(tasks: Mapping[str, Task], seeds: Sequence[Mapping[str, Tensor]], test: TensorSource, blocks: Array) -> Reading:
+def read_arm(
+    tasks: Mapping[str, Task], seeds: Sequence[Mapping[str, Tensor]], test: TensorSource, blocks: Array
+) -> Reading:
     """Score the predictions of every seed, on all test rows and with each block of them left out.
 
     Args:

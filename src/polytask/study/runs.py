@@ -83,24 +83,26 @@ def _network(folder: Path, spec: RunSpec, budget: Budget) -> dict[str, Any]:
     names = spec.network.tasks
     torch.manual_seed(spec.seed)
     model = build(rows, spec)
-    train = subset(rows.train, names)
+    train, valid = subset(rows.train, names), subset(rows.valid, names)
     place = Place.find(budget.device, budget.precision)
     settings = spec.settings
     run = fit(
         model,
         {name: rows.tasks[name] for name in names},
         AllTasks(train.to(place.device), batch_size=budget.batch_for(len(train)), seed=spec.seed),
-        subset(rows.valid, names).batches(VALID_BATCH),
+        valid.batches(VALID_BATCH),
         balancer=_balancer(spec),
         plan=Plan(budget.epochs, budget.patience, settings["lr"], settings["weight_decay"]),
         constant=rows.constant,
+        halves=rows.valid.labelled(names) % 2,  # the same halves for every network
         place=place,
     )
     if spec.seed != TUNING_SEED:
         state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
         files.write_bytes(folder / "runs" / f"{spec.slug}.safetensors", save(state))
     best = run.evaluations[run.best or 0]
-    return {"skill": dict(best.skill), "parameters": model.parameter_count(), "run": run.to_json()}
+    skills = {"skill": dict(best.skill), "honest_skill": run.honest_skill()}
+    return skills | {"parameters": model.parameter_count(), "run": run.to_json()}
 
 
 def build(rows: Rows, spec: RunSpec) -> MultiTaskModel:

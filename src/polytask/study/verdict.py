@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,23 +12,17 @@ Record = Mapping[str, Any]
 def recommend(study: Record) -> dict[str, Any]:
     """The verdict of a study record whose arms are complete.
 
-    The joint arm that is judged was chosen by validation skill; the test rows only judge it. So the best of several
-    lucky arms is not mistaken for a good one.
+    The arm that is judged is the one that shares with the best validation skill; the test rows judge it, and no other
+    arm. So the best of several lucky arms is not mistaken for a good one.
     """
     arms = {name: arm for name, arm in study["arms"].items() if arm["status"] == "done"}
     shared = {name: arm for name, arm in arms.items() if arm["role"] in ("joint", "groups")}
     if "single" not in arms or not shared or len(study["tasks"]) < 2:
         return _without_comparison(study, arms)
     chosen = max(shared, key=lambda name: shared[name]["valid_skill"])
-    share = _decide(shared[chosen])
-    if share == "none" and shared[chosen]["role"] == "joint" and _decide(arms.get("groups")) == "groups":
-        chosen, share = "groups", "groups"
-    if share == "mixed":  # a mean gain that some tasks pay for: groups may spare them
-        share = "groups" if chosen == "groups" or _decide(arms.get("groups")) == "groups" else "all"
-        chosen = "groups" if share == "groups" else chosen
-    arm = "single" if share == "none" else chosen
-    if share == "unclear" and arms["single"]["valid_skill"] > arms[chosen]["valid_skill"]:
-        arm = "single"
+    share = _decide(shared[chosen], study["confidence"])
+    unshared = share == "none" or (share == "unclear" and arms["single"]["valid_skill"] > arms[chosen]["valid_skill"])
+    arm = "single" if unshared else chosen
     return {
         "share": share,
         "groups": arms[arm]["groups"],
@@ -37,17 +32,31 @@ def recommend(study: Record) -> dict[str, Any]:
     }
 
 
-def _decide(arm: Record | None) -> str:
-    """What one arm's gains say: its kind of sharing, none, mixed or unclear."""
-    if arm is None or arm["delta_m"] is None:
-        return "unclear"
-    verdicts = [gain["verdict"] for gain in arm["gains"].values()]
-    mean = arm["delta_m"]["verdict"]
-    if mean == "gains":
-        return "mixed" if "loses" in verdicts else ("groups" if arm["role"] == "groups" else "all")
-    if mean == "loses" or ("loses" in verdicts and "gains" not in verdicts):
+def _decide(arm: Record, confidence: float) -> str:
+    """What the gains of an arm say: its kind of sharing, none or unclear.
+
+    The mean decides. Where its interval spans zero, the tasks do, if all that show anything agree and are more than
+    chance would bring: of forty tasks without any effect, one is expected to "gain" and one to "lose".
+    """
+    says = (arm["delta_m"] or {}).get("verdict")
+    if says not in ("gains", "loses"):
+        clear = {gain["verdict"] for gain in arm["gains"].values()} & {"gains", "loses"}
+        says = clear.pop() if len(clear) == 1 else None
+        if not _beyond_chance(len(_tasks(arm, says)), len(arm["gains"]), (1 - confidence) / 2):
+            return "unclear"
+    if says == "loses":
         return "none"
-    return "unclear"
+    return "groups" if arm["role"] == "groups" else "all"
+
+
+def _beyond_chance(count: int, of: int, rate: float) -> bool:
+    """Whether `count` or more false alarms among `of` independent ones are rarer than `rate`."""
+    fewer = sum(math.comb(of, k) * rate**k * (1 - rate) ** (of - k) for k in range(count))
+    return 1 - fewer <= rate
+
+
+def _tasks(arm: Record, verdict: str | None) -> list[str]:
+    return [name for name, gain in arm["gains"].items() if gain["verdict"] == verdict]
 
 
 def _without_comparison(study: Record, arms: Record) -> dict[str, Any]:
@@ -64,54 +73,84 @@ def _without_comparison(study: Record, arms: Record) -> dict[str, Any]:
 
 
 def _headline(share: str, study: Record, chosen: str, arm: str) -> str:
-    mean = study["arms"][chosen]["delta_m"]
-    losers = [name for name, gain in study["arms"][chosen]["gains"].items() if gain["verdict"] == "loses"]
-    size = f"{percent(mean['percent'])} on average"
+    judged = study["arms"][chosen]
+    losers = _tasks(judged, "loses")
+    size = (judged["delta_m"] or {}).get("percent")
+    change = f"{'worsens' if (size or 0) < 0 else 'improves'} the scores by {percent(size).lstrip('+-')} on average"
+    cost = f", though {listed(losers)} {'lose' if len(losers) > 1 else 'loses'}" if losers else ""
     if share == "all":
-        cost = f", though {listed(losers)} {'lose' if len(losers) > 1 else 'loses'}" if losers else ""
-        return f"Share all: one joint model ({chosen}) changes the scores by {size}{cost}."
+        return f"Share all: one joint model ({chosen}) {change}{cost}."
     if share == "groups":
-        groups = " | ".join(", ".join(group) for group in study["arms"][chosen]["groups"])
-        return f"Share these groups: {groups} ({size} against separate networks)."
+        groups = " | ".join(", ".join(group) for group in judged["groups"])
+        return f"Share these groups: {groups}. It {change} against separate networks{cost}."
     if share == "none":
-        harmed = f": {listed(losers)} would lose" if losers else ""
-        return f"Do not share: the best joint model changes the scores by {size}{harmed}."
-    saved = "the separate networks" if arm == "single" else f"the joint model ({arm})"
-    return f"Not enough evidence that sharing helps or harms ({size}); on the validation rows {saved} did best."
+        harmed = f"; {listed(losers)} would lose" if losers else ""
+        return f"Do not share: even the best way to share ({chosen}) {change}{harmed}."
+    saved = "the separate networks" if arm == "single" else f"the arm that shares ({arm})"
+    return (
+        f"Not enough evidence that sharing helps or harms ({percent(size)} on average{cost}); "
+        f"on the validation rows {saved} did best."
+    )
 
 
 def _reasons(study: Record, arms: Record, chosen: str) -> list[str]:
     single, arm = arms["single"], arms[chosen]
-    mean, level = arm["delta_m"], round(100 * study["confidence"])
+    mean, level = arm["delta_m"] or {}, round(100 * study["confidence"])
     shared = sum(a["role"] in ("joint", "groups") for a in arms.values())
-    reasons = [
-        f"Of {shared} arms that share, '{chosen}' had the best validation skill: {arm['valid_skill']:.3f}, against "
-        f"{single['valid_skill']:.3f} of the single-task networks (0 is the best constant, 1 is perfect)."
-    ]
-    if mean["low"] is not None:
+    place = f"Of {shared} arms that share, '{chosen}' had the best" if shared > 1 else f"The arm '{chosen}' had a"
+    first = (
+        f"{place} validation skill of {arm['valid_skill']:.3f}, against {single['valid_skill']:.3f} of the single-task "
+        "networks (0 is the best constant, 1 is perfect)."
+    )
+    reasons = [first]
+    if mean.get("low") is not None:
         reasons.append(
             f"On the test rows, touched only now, its mean gain is {percent(mean['percent'])} "
             f"({level} % interval {percent(mean['low'])} to {percent(mean['high'])})."
         )
     reasons += [_tasks_that(arm, "gains", "gain"), _tasks_that(arm, "loses", "lose (negative transfer)")]
-    reasons += [_tasks_that(arm, "not enough evidence", "show not enough evidence either way", numbers=False)]
+    reasons += [_open(arm), _alone(arm), _spared(arms, chosen)]
     reasons += [_cost(single, arm), _conflict(arm) or _conflict(arms.get("hard+equal")), _outside(arms)]
+    reasons += [f"The arm '{name}' did not finish: {a['error']}" for name, a in study["arms"].items() if a["error"]]
     if arm["seeds"] < 3:
         reasons.append(f"Only {arm['seeds']} seeds were run, so the intervals are wide; more seeds would narrow them.")
     return [reason for reason in reasons if reason]
 
 
-def _tasks_that(arm: Record, verdict: str, verb: str, numbers: bool = True) -> str:
-    names = [
-        f"{name} ({percent(gain['percent'])})" if numbers else name
-        for name, gain in arm["gains"].items()
-        if gain["verdict"] == verdict
-    ]
+def _tasks_that(arm: Record, verdict: str, verb: str) -> str:
+    names = [f"{name} ({percent(arm['gains'][name]['percent'])})" for name in _tasks(arm, verdict)]
+    if len(names) == 1:
+        first, space, rest = verb.partition(" ")
+        verb = first + "s" + space + rest
+    return f"{len(names)} of {len(arm['gains'])} tasks {verb}: {listed(names)}." if names else ""
+
+
+def _open(arm: Record) -> str:
+    """The tasks that share and show nothing; one that shares with nobody is its own baseline."""
+    sharing = {name for group in arm["groups"] if len(group) > 1 for name in group}
+    names = [name for name in _tasks(arm, "not enough evidence") if name in sharing]
+    return f"There is not enough evidence either way for {listed(names)}." if names else ""
+
+
+def _alone(arm: Record) -> str:
+    names = [group[0] for group in arm["groups"] if len(group) == 1]
     if not names:
         return ""
-    if len(names) == 1:
-        verb = verb.replace("gain", "gains").replace("lose ", "loses ").replace("show", "shows")
-    return f"{len(names)} of {len(arm['gains'])} tasks {verb}: {listed(names)}."
+    return f"{listed(names)} {'keep networks of their own' if len(names) > 1 else 'keeps a network of its own'}."
+
+
+def _spared(arms: Record, chosen: str) -> str:
+    """The groups that spare the losers are worth a word, not the choice: the test rows may not choose."""
+    groups = arms.get("groups")
+    if chosen == "groups" or groups is None or not _tasks(arms[chosen], "loses") or _tasks(groups, "loses"):
+        return ""
+    if (groups["delta_m"] or {}).get("verdict") != "gains":
+        return ""
+    return (
+        f"On the same test rows the groups {' | '.join(', '.join(group) for group in groups['groups'])} gain "
+        f"{percent(groups['delta_m']['percent'])} and no task loses, but the validation rows preferred '{chosen}'; "
+        "only new test rows can confirm the groups."
+    )
 
 
 def _cost(single: Record, arm: Record) -> str:
