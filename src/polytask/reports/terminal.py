@@ -6,7 +6,7 @@ backslash at the end of a name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from polytask.reports.reading import baseline, check, done, items, not_done, part, shown, verdict_of
@@ -28,9 +28,9 @@ def verdict_table(study: Mapping[str, Any]) -> RenderableType:
     check(study)
     verdict = part(study, "verdict")
     headline = verdict.get("headline") or "This study came to no verdict."
-    parts: list[RenderableType] = [_tasks(study), *_delta_lines(study), Text()]
+    parts: list[RenderableType] = [_tasks(study), _legend(), Text(), *_delta_lines(study), Text()]
     parts.append(Text(prose(headline), style="bold"))
-    parts += [Text(f"  • {prose(reason)}") for reason in items(verdict, "why")]
+    parts.append(_reasons(items(verdict, "why")))
     failed = [name(arm, 40) for arm, record in not_done(study).items() if record.get("status") == "failed"]
     if failed:
         parts.append(Text(f"Failed arms: {', '.join(failed)}", style="dark_orange"))
@@ -49,7 +49,6 @@ def _tasks(study: Mapping[str, Any]) -> Table:
     table.add_column(Text(name(control, 24) if control else "baseline"), justify="right")
     table.add_column(Text(name(joint, 24) if joint else "joint"), justify="right")
     table.add_column(Text(f"gain [{share(confidence)} interval]"), justify="right")
-    table.add_column("verdict")
     for task, record in part(study, "tasks").items():
         way = {"lower": "↓", "higher": "↑"}.get(str(part(record).get("better")), "")
         score = name(part(record).get("score") or "score", 24)
@@ -58,10 +57,35 @@ def _tasks(study: Mapping[str, Any]) -> Table:
             Text.assemble(name(task, 32), (f" {score} {way}", "dim")),
             Text(_score(study, control, task)),
             Text(_score(study, joint, task)),
-            Text(percent(gain.get("percent"), gain.get("low"), gain.get("high"))),
-            _word(verdict_of(gain)),
+            _gain(gain),
         )
     return table
+
+
+def _gain(gain: Mapping[str, Any]) -> Text:
+    """The mark stands for the verdict, and the legend says which: words would not fit into 80 columns."""
+    from rich.text import Text
+
+    verdict = verdict_of(gain)
+    numbers = percent(gain.get("percent"), gain.get("low"), gain.get("high"))
+    return Text(f"{numbers} {MARKS[verdict]}", style=COLOURS[verdict]) if verdict else Text(numbers)
+
+
+def _reasons(reasons: Sequence[Any]) -> Table:
+    """A list whose lines hang under its bullets."""
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 1))
+    for reason in reasons:
+        grid.add_row(Text(" •"), Text(prose(reason)))
+    return grid
+
+
+def _legend() -> Text:
+    from rich.text import Text
+
+    return Text(" " + "   ".join(f"{mark} {verdict}" for verdict, mark in MARKS.items()), style="dim")
 
 
 def _delta_lines(study: Mapping[str, Any]) -> list[Text]:
