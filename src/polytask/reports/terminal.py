@@ -78,7 +78,7 @@ def _reasons(reasons: Sequence[Any]) -> Table:
 
     grid = Table.grid(padding=(0, 1))
     for reason in reasons:
-        grid.add_row(Text(" •"), Text(prose(reason)))
+        grid.add_row(Text("  •"), Text(prose(reason)))
     return grid
 
 
