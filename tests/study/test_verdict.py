@@ -1,0 +1,197 @@
+"""The verdict of made-up records: what is decided, which arm is saved, and how it reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from polytask.study.verdict import recommend
+
+UP, DOWN, OPEN = (3.0, 1.0, 5.0), (-3.0, -5.0, -1.0), (0.5, -1.0, 2.0)
+FIRST = (
+    "The arm 'hard+equal' had a validation skill of 0.450, against 0.400 of the single-task networks "
+    "(0 is the best constant, 1 is perfect)."
+)
+COST = {"parameters": 40_000, "train_seconds": 3.0, "latency_ms": {"1": 0.31, "256": 0.9}}
+
+
+def gain(percent: float, low: float, high: float) -> dict[str, Any]:
+    verdict = "gains" if low > 0 else "loses" if high < 0 else "not enough evidence"
+    return {"percent": percent, "low": low, "high": high, "difference": percent / 100, "verdict": verdict}
+
+
+def arm(role: str, skill: float, groups: list[list[str]], mean: Any = None, gains: Any = None) -> dict[str, Any]:
+    return {
+        "role": role, "status": "done", "error": None, "valid_skill": skill, "groups": groups, "seeds": 5,
+        "gains": {name: gain(*g) for name, g in (gains or {}).items()}, "delta_m": mean and gain(*mean), "cost": COST,
+        "conflict": None,
+    }  # fmt: skip
+
+
+def study(tasks: str = "abc", single: float = 0.40, **arms: Any) -> dict[str, Any]:
+    """`joint=(skill, mean, gains of the tasks)`, `groups=(skill, mean, gains, groups)`."""
+    alone = [[name] for name in tasks]
+    made = {"single": arm("baseline", single, alone)}
+    if "joint" in arms:
+        skill, mean, gains = arms["joint"]
+        made["hard+equal"] = arm("joint", skill, [list(tasks)], mean, dict(zip(tasks, gains, strict=True)))
+    if "groups" in arms:
+        skill, mean, gains, groups = arms["groups"]
+        made["groups"] = arm("groups", skill, groups, mean, dict(zip(tasks, gains, strict=True)))
+    return {"tasks": dict.fromkeys(tasks), "confidence": 0.95, "arms": made}
+
+
+def text(verdict: dict[str, Any]) -> str:
+    return "\n".join([verdict["headline"], *verdict["why"]])
+
+
+def test_all_gain() -> None:
+    found = recommend(study(joint=(0.45, UP, [UP, OPEN, UP])))
+    assert (found["share"], found["arm"], found["groups"]) == ("all", "hard+equal", [["a", "b", "c"]])
+    assert found["headline"] == "Share all: one joint model (hard+equal) improves the scores by 3.0 % on average."
+    assert found["why"] == [
+        FIRST,
+        "On the test rows, touched only now, its mean gain is +3.0 % (95 % interval +1.0 % to +5.0 %).",
+        "2 of 3 tasks gain: a (+3.0 %) and c (+3.0 %).",
+        "There is not enough evidence either way for b.",
+        "It needs 40,000 parameters instead of 40,000 and predicts one row in 0.31 ms instead of 0.31 ms.",
+    ]
+
+
+def test_a_mean_gain_that_a_task_pays_for_names_the_task() -> None:
+    found = recommend(study(joint=(0.45, UP, [UP, DOWN, UP])))
+    assert found["share"] == "all"
+    assert found["headline"].endswith("improves the scores by 3.0 % on average, though b loses.")
+    assert "1 of 3 tasks loses (negative transfer): b (-3.0 %)." in found["why"]
+
+
+def test_groups_win_on_validation() -> None:
+    groups = [["a", "c"], ["b"]]
+    found = recommend(study(joint=(0.43, UP, [UP, DOWN, UP]), groups=(0.45, UP, [UP, (0.0, 0.0, 0.0), OPEN], groups)))
+    assert (found["share"], found["arm"], found["groups"]) == ("groups", "groups", groups)
+    assert found["headline"] == (
+        "Share these groups: a, c | b. It improves the scores by 3.0 % on average against separate networks."
+    )
+    assert "b keeps a network of its own." in found["why"]
+    assert "There is not enough evidence either way for c." in found["why"], "b is its own baseline"
+
+
+@pytest.mark.parametrize("mean", [UP, DOWN])
+def test_the_test_rows_never_choose_the_arm(mean: Any) -> None:
+    """The groups look better on the test rows; the validation rows preferred the joint arm, so that one is judged."""
+    groups = (0.44, (9.0, 8.0, 10.0), [UP, OPEN, UP], [["a", "c"], ["b"]])
+    found = recommend(study(joint=(0.45, mean, [UP, DOWN, OPEN]), groups=groups))
+    assert found["share"] == ("all" if mean == UP else "none")
+    assert found["arm"] == ("hard+equal" if mean == UP else "single")
+    assert (
+        "On the same test rows the groups a, c | b gain +9.0 % and no task loses, but the validation rows preferred "
+        "'hard+equal'; only new test rows can confirm the groups."
+    ) in found["why"]
+
+
+@pytest.mark.parametrize("skill", [0.35, 0.45])
+def test_none_whatever_the_validation_rows_say(skill: float) -> None:
+    found = recommend(study(joint=(skill, DOWN, [DOWN, OPEN, DOWN])))
+    assert (found["share"], found["arm"], found["groups"]) == ("none", "single", [["a"], ["b"], ["c"]])
+    assert found["headline"] == (
+        "Do not share: even the best way to share (hard+equal) worsens the scores by 3.0 % on average; "
+        "a and c would lose."
+    )
+
+
+@pytest.mark.parametrize("skill", [0.35, 0.45])
+def test_unclear_saves_the_best_on_validation(skill: float) -> None:
+    saved = "the separate networks" if skill < 0.4 else "the arm that shares (hard+equal)"
+    found = recommend(study(joint=(skill, OPEN, [OPEN] * 3)))
+    assert found["share"] == "unclear"
+    assert found["arm"] == ("single" if skill < 0.4 else "hard+equal")
+    assert found["headline"] == (
+        f"Not enough evidence that sharing helps or harms (+0.5 % on average); on the validation rows {saved} did best."
+    )
+
+
+def test_one_task_of_many_is_a_chance_finding_and_two_are_not() -> None:
+    """Without any effect, 2.5 % of tasks "lose": with 8 tasks one study in five has such a task."""
+    assert recommend(study("abcdefgh", joint=(0.45, OPEN, [DOWN] + [OPEN] * 7)))["share"] == "unclear"
+    assert recommend(study("abcdefgh", joint=(0.45, OPEN, [DOWN] * 2 + [OPEN] * 6)))["share"] == "none"
+    assert recommend(study("abcdefgh", joint=(0.45, OPEN, [UP] * 2 + [OPEN] * 6)))["share"] == "all"
+    assert recommend(study("abcdefgh", joint=(0.45, OPEN, [UP] * 2 + [DOWN] + [OPEN] * 5)))["share"] == "unclear"
+    many = [f"t{i}" for i in range(40)]
+    made = study(joint=(0.45, OPEN, [OPEN] * 3))
+    for losers, share in ((3, "unclear"), (4, "none")):  # P(3 or more) = 8 %, P(4 or more) = 1.8 %
+        made["arms"]["hard+equal"]["gains"] = {n: gain(*(DOWN if i < losers else OPEN)) for i, n in enumerate(many)}
+        assert recommend(made)["share"] == share
+
+
+def test_the_loser_of_an_unclear_study_is_named() -> None:
+    found = recommend(study(joint=(0.45, OPEN, [DOWN, OPEN, OPEN])))
+    assert "(+0.5 % on average, though a loses)" in found["headline"]
+
+
+def test_the_best_of_several_joint_arms_is_judged() -> None:
+    made = study(joint=(0.43, UP, [UP] * 3))
+    made["arms"]["hard+pcgrad"] = arm("joint", 0.44, [list("abc")], DOWN, dict.fromkeys("abc", DOWN))
+    found = recommend(made)
+    assert found["share"] == "none", "not 'all', although another arm gains on the test rows"
+    assert found["why"][0].startswith("Of 2 arms that share, 'hard+pcgrad' had the best validation skill of 0.440")
+
+
+def test_a_failed_arm_is_not_chosen_but_told() -> None:
+    made = study(joint=(0.45, UP, [UP] * 3))
+    made["arms"]["hard+pcgrad"] = arm("joint", 0.9, [list("abc")]) | {"status": "failed", "error": "No finite loss."}
+    found = recommend(made)
+    assert found["arm"] == "hard+equal"
+    assert "The arm 'hard+pcgrad' did not finish: No finite loss." in found["why"]
+
+
+@pytest.mark.parametrize("failed", ["single", "hard+equal"])
+def test_without_baseline_or_joint_arm_there_is_no_verdict(failed: str) -> None:
+    made = study(joint=(0.45, UP, [UP] * 3))
+    made["arms"][failed] |= {"status": "failed", "error": "No finite loss.", "valid_skill": None}
+    found = recommend(made)
+    assert found["share"] == "unclear"
+    assert found["arm"] == ("hard+equal" if failed == "single" else "single")
+    assert found["why"] == [f"The arm '{failed}' did not finish: No finite loss."]
+
+
+def test_everything_failed() -> None:
+    made = study()
+    made["arms"]["single"] |= {"status": "failed", "error": "No finite loss.", "valid_skill": None}
+    found = recommend(made)
+    assert (found["share"], found["arm"], found["groups"]) == ("unclear", None, [["a"], ["b"], ["c"]])
+
+
+def test_one_task_has_nobody_to_share_with() -> None:
+    found = recommend(study("a", joint=(0.45, UP, [UP])))
+    assert found["share"] == "unclear"
+    assert found["headline"].startswith("No verdict")
+
+
+def test_trees_are_a_reference_and_never_the_advice() -> None:
+    made = study(joint=(0.45, UP, [UP] * 3))
+    made["arms"]["trees"] = arm("reference", 0.9, [["a"], ["b"], ["c"]], UP, {"a": UP, "b": DOWN, "c": OPEN})
+    found = recommend(made)
+    assert found["arm"] == "hard+equal"
+    assert (
+        "Gradient-boosted trees, the outside reference, are better for a (+3.0 %) and worse for b (-3.0 %), measured "
+        "against the single-task networks."
+    ) in found["why"]
+
+
+def test_unknown_intervals_are_not_evidence() -> None:
+    """Two seeds of one score that is zero: no percent, no interval."""
+    made = study(joint=(0.45, UP, [UP] * 3))
+    nothing = {"percent": None, "low": None, "high": None, "verdict": "not enough evidence"}
+    made["arms"]["hard+equal"] |= {"delta_m": nothing, "gains": {n: dict(nothing) for n in "abc"}, "seeds": 2}
+    found = recommend(made)
+    assert found["share"] == "unclear"
+    assert "unknown on average" in found["headline"]
+    assert found["why"][-1].startswith("Only 2 seeds were run")
+
+
+def test_conflict_is_told() -> None:
+    made = study(joint=(0.45, UP, [UP] * 3))
+    rate = [[0, 0.1, 0.4], [0.1, 0, None], [0.4, None, 0]]
+    made["arms"]["hard+equal"]["conflict"] = {"tasks": list("abc"), "rate": rate}
+    assert "The gradients of a and c opposed each other most often: in 40 % of steps." in text(recommend(made))
