@@ -7,15 +7,14 @@ import torch
 from torch import nn
 
 from polytask import LogGramian
-from polytask.balance import METHODS, Equal, LossBalancer
+from polytask.balance import METHODS, Equal
+from polytask.balance.randomness import SeededModule
 from polytask.names import make_balancer, registered
 
 TASKS = ("a", "b", "c")
 OPTIONS = {"manual": {"weights": {"a": 1.0, "b": 0.5, "c": 2.0}}}
 NAMES = [*registered(METHODS), "logged"]
 
-LEARNS = {"uncertainty": "its variances start at zero, so the first weights are one half"}
-WEIGHS_BY_HAND = {"manual": "the weights differ on purpose"}
 MAY_RAISE = {
     "equal": "a sum of gradients is a descent direction of the sum, not of each task",
     "manual": "as equal",
@@ -41,18 +40,15 @@ def direction(balancer, jac, names=TASKS, offset=1.0):
 
 
 def test_every_exception_is_about_a_method_that_exists():
-    assert {*LEARNS, *WEIGHS_BY_HAND, *MAY_RAISE} <= set(NAMES)
+    assert set(MAY_RAISE) <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
 class TestDirections:
     def test_the_order_of_the_dict_does_not_matter(self, name):
         """Where draws are made this holds in law; the orders of the same seed are compared on conflict-free rows."""
-        jac = (
-            rows()
-            if build(name).__class__.__name__ == "MGDA" or isinstance(build(name), LossBalancer)
-            else rows().abs()
-        )
+        draws = any(isinstance(module, SeededModule) for module in build(name).modules())
+        jac = rows().abs() if draws else rows()
         d, step = direction(build(name), jac)
         turned, again = direction(build(name), jac[[2, 0, 1]], ("c", "a", "b"))
         torch.testing.assert_close(d, turned, rtol=1e-6, atol=1e-8)
@@ -89,15 +85,11 @@ class TestDirections:
             jac = rows(seed)
             d, _ = direction(build(name), jac)
             conflicts += bool((jac @ d < -1e-6 * jac.norm(dim=1) * d.norm()).any())
-        if name in MAY_RAISE:
-            return
-        assert conflicts == 0
+        assert name in MAY_RAISE or conflicts == 0
 
     def test_an_absent_task_has_no_row(self, name):
         jac = rows().abs()
         present, step = direction(build(name), jac[[0, 2]], ("a", "c"))
-        zero = jac.clone()
-        zero[1] = 0
         assert step.tasks == ("a", "c")
         assert present.norm() > 0
         if step.weights is not None:
