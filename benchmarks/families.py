@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,12 @@ from numpy.typing import NDArray
 from polytask import files
 from polytask.sampling import TensorSource
 from polytask.study.arms import single_network
-from polytask.study.reading import compare, read_arm
+from polytask.study.reading import Reading, compare, read_arm
 from polytask.study.rows import Rows, save_rows
 from polytask.study.runner import Runner
 from polytask.study.runs import Budget, RunSpec, load_model
 from polytask.study.study import CONFIDENCE, Study
-from polytask.table.prepare import prepare
+from polytask.table.prepare import Prepared, prepare
 
 Array = NDArray[np.float64]
 SIZES = (200, 200, 800)  # training, validation and test rows
@@ -129,6 +130,25 @@ def of_study(make: Callable[[Generator], pd.DataFrame]) -> Callable[..., Any]:
     return repeat
 
 
+def read(data: Prepared, predictions: Sequence[dict[str, torch.Tensor]], first: int) -> dict[str, Any]:
+    """Half of the networks against the other half on the first test rows; and false alarms over all such halves."""
+    test = data.test.take(slice(0, first))
+    some = [{name: p[:first] for name, p in each.items()} for each in predictions]
+    every = read_arm(data.tasks, some, TensorSource(test.inputs, test.targets), data.split.blocks[:first])
+
+    def half(chosen: Sequence[int]) -> Reading:
+        rows = list(chosen)
+        return Reading({n: v[rows] for n, v in every.full.items()}, {n: v[rows] for n, v in every.deleted.items()}, {})
+
+    seeds = range(len(predictions))
+    halves = [(c, [s for s in seeds if s not in c]) for c in combinations(seeds, len(seeds) // 2) if 0 in c]
+    found = [compare(data.tasks, half(other), half(one), CONFIDENCE) for one, other in halves]
+    tasks = [gain["verdict"] != VERDICTS[2] for gains in found for gain in gains.tasks.values()]
+    mean = [gains.delta_m["verdict"] != VERDICTS[2] for gains in found]
+    alarms = {"tasks": float(np.mean(tasks)), "delta_m": float(np.mean(mean))}
+    return {"delta_m": found[0].delta_m, "gains": found[0].tasks, "alarms": alarms}
+
+
 def of_null(seeds: int = 5, epochs: int = 12) -> Callable[..., Any]:
     """A repeat that compares the control networks with themselves, trained from other seeds."""
 
@@ -146,15 +166,7 @@ def of_null(seeds: int = 5, epochs: int = 12) -> Callable[..., Any]:
 
         predictions = [{name: predict(name, spec) for name, spec in each.items()} for each in specs]
 
-        def read(first: int) -> dict[str, Any]:
-            test, blocks = data.test.take(slice(0, first)), np.arange(first) % 20
-            few = [{name: p[:first] for name, p in each.items()} for each in predictions]
-            source = TensorSource(test.inputs, test.targets)
-            one, other = (read_arm(data.tasks, half, source, blocks) for half in (few[:seeds], few[seeds:]))
-            found = compare(data.tasks, other, one, CONFIDENCE)
-            return {"delta_m": found.delta_m, "gains": found.tasks}
-
-        return {"share": None, **read(len(data.test)), "few": read(FEW)}
+        return {"share": None, **read(data, predictions, len(data.test)), "few": read(data, predictions, FEW)}
 
     return repeat
 
@@ -185,11 +197,16 @@ def summary(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Counts of verdicts, the judged arms' mean gain with its spread over repeats, seconds a repeat."""
     means = np.array([record["delta_m"]["percent"] for record in records])
     tasks = Counter(gain["verdict"] for record in records for gain in record["gains"].values())
+    alarms = {
+        of: [float(np.mean(rates)), float(np.std(rates, ddof=1) / np.sqrt(len(rates)))]
+        for of in ("tasks", "delta_m")
+        if len(rates := [record["alarms"][of] for record in records if "alarms" in record]) > 1
+    }
     return {
         "repeats": len(records), "share": dict(Counter(r["share"] for r in records if r["share"])),
         "delta_m": float(means.mean()), "spread": float(means.std(ddof=1)) if len(means) > 1 else 0.0,
         "delta_m verdicts": dict(Counter(record["delta_m"]["verdict"] for record in records)),
-        "task verdicts": {verdict: tasks[verdict] for verdict in VERDICTS},
+        "task verdicts": {verdict: tasks[verdict] for verdict in VERDICTS}, "alarms": alarms,
         "seconds": float(np.mean([record["seconds"] for record in records])),
     }  # fmt: skip
 
@@ -198,7 +215,8 @@ def as_tables(results: dict[str, Any]) -> str:
     """Two Markdown tables: the study's verdicts, and the false alarms of the null families."""
     lines = ["| family | repeats | said | Δm of the judged arm, % | tasks: gains / loses / open | seconds |",
              "|---|---|---|---|---|---|"]  # fmt: skip
-    nulls = ["| family | repeats | false verdicts on tasks, % | on Δm, % |", "|---|---|---|---|"]
+    nulls = ["| family | repeats | tasks, first split | tasks, all splits, % | Δm, first split | Δm, all splits, % |",
+             "|---|---|---|---|---|---|"]  # fmt: skip
     for name, s in ((name, results[name]["summary"]) for name in FAMILIES if name in results):
         if s["share"]:
             said = ", ".join(f"{word} {n}" for word, n in sorted(s["share"].items(), key=lambda pair: -pair[1]))
@@ -214,8 +232,9 @@ def as_tables(results: dict[str, Any]) -> str:
 def _false_alarms(name: str, s: dict[str, Any]) -> str:
     counts = [s["task verdicts"], s["delta_m verdicts"]]
     pairs = [(sum(c.values()) - c.get(VERDICTS[2], 0), sum(c.values())) for c in counts]
-    rates = [f"{100 * k / n:.1f} ({k} of {n}; nominal 5 ± {100 * np.sqrt(0.05 * 0.95 / n):.1f})" for k, n in pairs]
-    return f"| {name} | {s['repeats']} | {' | '.join(rates)} |"
+    rates = [f"{100 * rate:.1f} ± {100 * error:.1f}" for rate, error in s["alarms"].values()]
+    cells = [f"{k} of {n} | {rate}" for (k, n), rate in zip(pairs, rates, strict=True)]
+    return f"| {name} | {s['repeats']} | {' | '.join(cells)} |"
 
 
 def main() -> None:
