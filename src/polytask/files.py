@@ -101,7 +101,7 @@ def check_manifest(folder: Path, kind: str) -> dict[str, Any]:
         path = folder / name
         if Path(name).name != name or not path.is_file():
             raise UserError(f"{folder}: the file '{name}' of the manifest is missing")
-        if path.stat().st_size != entry.get("bytes") or digest(path) != entry.get("sha256"):
+        if entry != {"bytes": path.stat().st_size, "sha256": digest(path)}:
             raise UserError(f"{path} was altered: its checksum differs from the manifest; get the folder again")
     return manifest
 

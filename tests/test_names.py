@@ -1,0 +1,67 @@
+"""Words become objects in one place."""
+
+import pytest
+
+from polytask import MGDA, GradDrop, Manual, PCGrad, UncertaintyWeighting, UserError, balance, sampling, trunks
+from polytask.names import canonical, describe, find_method, make_balancer, registered
+
+
+@pytest.mark.parametrize("word", ["pcgrad", "PCGrad", "pc-grad", "PC_GRAD"])
+def test_spellings(word):
+    assert isinstance(make_balancer(word, ["a"]), PCGrad)
+
+
+def test_short_names():
+    assert canonical("HardSharing") == "hard"
+    assert find_method("hard", trunks.METHODS, "trunk") is trunks.HardSharing
+    assert find_method("MMoE", trunks.METHODS, "trunk") is trunks.MMoE
+    assert isinstance(make_balancer("uncertainty_weighting", ["a"]), UncertaintyWeighting)
+
+
+@pytest.mark.parametrize("room", [balance, trunks, sampling])
+def test_every_method_is_found_by_its_name_and_exported(room):
+    known = registered(room.METHODS)
+    assert len(known) == len(room.METHODS)
+    for name, method in known.items():
+        assert find_method(name, room.METHODS, "method") is method
+        assert getattr(room, method.__name__) is method
+        assert method.__name__ in room.__all__
+
+
+def test_tasks_and_options_arrive():
+    assert make_balancer("uncertainty", ["x", "y"], {"form": "full"}).form == "full"
+    assert make_balancer("uncertainty", ["x", "y"]).tasks == ("x", "y")
+    assert isinstance(make_balancer("mgda", ["x"]), MGDA)
+    drop = make_balancer("graddrop", ["x"], {"leak": 0.25})
+    assert isinstance(drop, GradDrop)
+    assert drop.leak == 0.25
+    manual = make_balancer("manual", ["x", "y"], {"weights": {"x": 1.0, "y": 2.0}})
+    assert isinstance(manual, Manual)
+    assert manual.weights.tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("word", "options", "message"),
+    [
+        ("pcgrat", {}, "unknown balancer 'pcgrat'; did you mean 'pcgrad'"),
+        ("zzz", {}, "unknown balancer 'zzz'; known: 'equal'"),
+        ("graddrop", {"leek": 0.1}, "no option 'leek'; did you mean 'leak'"),
+        ("manual", {}, "balancer 'manual' needs weights="),
+    ],
+)
+def test_mistakes_get_a_hint(word, options, message):
+    with pytest.raises(UserError, match=message):
+        make_balancer(word, ["a"], options)
+
+
+def test_every_method_says_what_it_is():
+    rows = describe()
+    assert {(row["kind"], row["class"]) for row in rows} == {
+        (kind, method.__name__)
+        for kind, room in (("balancer", balance), ("trunk", trunks), ("sampler", sampling))
+        for method in room.METHODS
+    }
+    for row in rows:
+        assert row["what"].endswith((".", ")")), row
+        assert "\n" not in row["what"]
+        assert row["name"] == canonical(row["class"])
