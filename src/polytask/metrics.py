@@ -46,6 +46,7 @@ class Score:
         perfect: value of a perfect prediction, used for the skill.
         view: what of the decoded prediction the metric takes.
         integer_target: whether the metric wants class indices.
+        classes: how many different labels it takes; rows with fewer have no score (NaN). AUC takes two.
     """
 
     name: str
@@ -54,11 +55,14 @@ class Score:
     perfect: float
     view: Callable[[Tensor], Tensor] = field(default=identity)
     integer_target: bool = False
+    classes: int = 1
 
     def __call__(self, prediction: Tensor, target: Tensor) -> float:
         """The score of all rows at once; rows without a label are left out."""
         labelled = ~target.isnan() if target.is_floating_point() else slice(None)
         prediction, target = self.view(prediction[labelled]), target[labelled]
+        if len(target.unique()) < self.classes:
+            return float("nan")  # torchmetrics would say 0
         metric = _fresh(self.make).to(prediction.device)
         metric.update(prediction, target.long() if self.integer_target else target)
         return float(metric.compute())
@@ -88,8 +92,8 @@ def binary_scores() -> tuple[Score, ...]:
     from torchmetrics import classification as tm
 
     return (
-        Score("auc", tm.BinaryAUROC, True, 1.0, integer_target=True),
-        Score("average_precision", tm.BinaryAveragePrecision, True, 1.0, integer_target=True),
+        Score("auc", tm.BinaryAUROC, True, 1.0, integer_target=True, classes=2),
+        Score("average_precision", tm.BinaryAveragePrecision, True, 1.0, integer_target=True, classes=2),
         Score("accuracy", tm.BinaryAccuracy, True, 1.0, integer_target=True),
     )
 
