@@ -22,7 +22,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
     >>> nearest("qqq", ["price", "click"])
     "; known: 'click', 'price'"
     """
-    known = sorted(known)
+    known = sorted(name if len(name) <= 60 else f"{name[:57]}..." for name in known)
     lowered = {name.lower(): name for name in known}
     close = difflib.get_close_matches(word.lower(), list(lowered), n=1)
     if close:

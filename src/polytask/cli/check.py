@@ -34,5 +34,7 @@ def show_table(table: Table, *, json: bool) -> None:
     rows = [[t["name"], t["kind"], *(t[f"labelled_{side}"] for side in rows_of), t["note"]] for t in targets]
     show.console().print()
     show.table("Targets", ["column", "kind", "train", "valid", "test", "note"], rows)
-    show.console().print(f"\nsplit {sides['by']}: {sides['train']:,} / {sides['valid']:,} / {sides['test']:,} rows")
+    show.console().print(
+        f"\nrows: {sides['train']:,} train, {sides['valid']:,} valid, {sides['test']:,} test (split: {sides['by']})"
+    )
     show.findings(schema.findings)

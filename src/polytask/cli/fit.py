@@ -26,7 +26,7 @@ def fit_table(table: Table, asked: FitConfig, *, quiet: bool) -> dict[str, Any]:
     """Train, save into `asked.out`, and return the test scores."""
     out = Path(asked.out)
     place = Place.find(asked.device, asked.precision)
-    balancer = make_balancer(asked.balancer, list(asked.targets))
+    balancer = make_balancer(asked.balancer, [target.name for target in table.schema.targets])
     data = prepare(table)
     settings = {"trunk": asked.trunk, "width": asked.width, "depth": asked.depth, "dropout": asked.dropout}
     torch.manual_seed(asked.seed)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from polytask import files
+from polytask.errors import UserError
 from polytask.sampling import TensorSource
 from polytask.table.preprocess import TableShape
 from polytask.table.recipe import TableRecipe
@@ -64,9 +65,15 @@ def save_rows(folder: Path, rows: Rows) -> None:
     files.write_json(folder / "rows.json", {"tasks": tasks, "shape": shape, "constant": rows.constant})
 
 
-@lru_cache(maxsize=2)  # a worker process trains many networks on the same rows
 def load_rows(folder: Path) -> Rows:
-    """The rows that `save_rows` wrote."""
+    """The rows that `save_rows` wrote. Kept in memory: a worker process trains many networks on the same rows."""
+    if not (folder / "rows.json").is_file():
+        raise UserError(f"{folder / 'rows.json'} does not exist")
+    return _load_rows(folder.resolve(), (folder / "rows.json").stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=2)
+def _load_rows(folder: Path, written: int) -> Rows:
     from safetensors.torch import load_file
 
     about = files.read_json(folder / "rows.json")

@@ -8,6 +8,8 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +25,25 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C waits for the end of this block, and processes that start in it never see one, even while importing."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # its own start would lift the block
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _quiet_worker() -> None:
     """Ctrl-C is for the parent, which stops the workers; one thread each, or they fight over the cores."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     import torch
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
 
 
@@ -87,9 +103,10 @@ class Runner:
         if self._pool is None:
             context = multiprocessing.get_context("spawn")  # a forked torch can hang
             self._pool = ProcessPoolExecutor(self.jobs, mp_context=context, initializer=_quiet_worker)
-        waiting: dict[Future[dict[str, Any]], RunSpec] = {
-            self._pool.submit(execute, self.folder, spec, self.budget): spec for spec in todo
-        }
+        with _interrupts_held():  # the workers start here
+            waiting: dict[Future[dict[str, Any]], RunSpec] = {
+                self._pool.submit(execute, self.folder, spec, self.budget): spec for spec in todo
+            }
         while waiting:
             finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
             for future in finished:
@@ -102,6 +119,10 @@ class Runner:
             self._pool.shutdown(wait=False, cancel_futures=True)
             for worker in workers:
                 worker.terminate()
+            for worker in workers:
+                worker.join()
+            for partial in (self.folder / "runs").glob("*.tmp"):
+                partial.unlink(missing_ok=True)
             self._pool = None
 
     def __enter__(self) -> Runner:

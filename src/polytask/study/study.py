@@ -67,12 +67,11 @@ class Study:
             self.config.epochs, self.config.patience, self.config.batch_size, str(place.device), precision
         )
         self.jobs = self.config.jobs or (cores() if place.device.type == "cpu" else 1)
-        self.arms = self._planned_arms()
+        self.arms = self._planned_arms(list(self.config.targets))
         self.data: Prepared | None = None
 
-    def _planned_arms(self) -> list[Arm | str]:
+    def _planned_arms(self, tasks: list[str]) -> list[Arm | str]:
         """The arms asked for; "groups" stays a word until the joint runs have shown who belongs together."""
-        tasks = list(self.config.targets)
         if len(tasks) < 2:
             raise UserError("a study compares tasks learned together and alone: give at least two targets "
                             "(one alone is trained by  polytask fit)")  # fmt: skip
@@ -91,6 +90,7 @@ class Study:
         """Read, check and split the data; cheap, and the first thing that can fail."""
         if self.data is None:
             self.data = prepare(self.source, **self.config.columns())
+            self.arms = self._planned_arms(list(self.data.tasks))  # 'a:b' may turn out to be a name
             self.on_event({"kind": "data", "data": self.data})
         return self.data
 
