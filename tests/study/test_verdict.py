@@ -111,6 +111,27 @@ def test_unclear_saves_the_best_on_validation(skill: float) -> None:
     )
 
 
+def test_groups_without_effect_do_not_hide_that_sharing_everything_harms() -> None:
+    """Groups close to separate networks always look harmless."""
+    groups = (0.39, OPEN, [OPEN, (0.0, 0.0, 0.0), OPEN], [["a", "c"], ["b"]])
+    found = recommend(study(joint=(0.35, DOWN, [DOWN, DOWN, OPEN]), groups=groups))
+    assert (found["share"], found["arm"]) == ("none", "single")
+    assert found["headline"] == (
+        "Do not share: one joint model (hard+equal) worsens the scores by 3.0 % on average; a and b would lose, and "
+        "smaller groups show no clear gain."
+    )
+    assert (
+        "All tasks in one joint model (hard+equal) change the scores by -3.0 % (95 % interval -5.0 % to -1.0 %)."
+        in (found["why"])
+    )
+
+
+def test_groups_without_effect_stay_unclear_where_sharing_everything_gains() -> None:
+    groups = (0.46, OPEN, [OPEN] * 3, [["a", "c"], ["b"]])
+    found = recommend(study(joint=(0.45, UP, [UP] * 3), groups=groups))
+    assert (found["share"], found["arm"]) == ("unclear", "groups"), "the validation rows preferred the groups"
+
+
 def test_one_task_of_many_is_a_chance_finding_and_two_are_not() -> None:
     """Without any effect, 2.5 % of tasks "lose": with 8 tasks one study in five has such a task."""
     assert recommend(study("abcdefgh", joint=(0.45, OPEN, [DOWN] + [OPEN] * 7)))["share"] == "unclear"

@@ -13,23 +13,32 @@ def recommend(study: Record) -> dict[str, Any]:
     """The verdict of a study record whose arms are complete.
 
     The arm that is judged is the one that shares with the best validation skill; the test rows judge it, and no other
-    arm. So the best of several lucky arms is not mistaken for a good one.
+    arm. So the best of several lucky arms is not mistaken for a good one. One more question is asked where that arm
+    shares in groups only and shows nothing: whether sharing everything, again as the validation rows prefer it, harms.
     """
     arms = {name: arm for name, arm in study["arms"].items() if arm["status"] == "done"}
     shared = {name: arm for name, arm in arms.items() if arm["role"] in ("joint", "groups")}
     if "single" not in arms or not shared or len(study["tasks"]) < 2:
         return _without_comparison(study, arms)
     chosen = max(shared, key=lambda name: shared[name]["valid_skill"])
-    share = _decide(shared[chosen], study["confidence"])
+    share, judged, together = _decide(shared[chosen], study["confidence"]), chosen, _together(arms)
+    if share == "unclear" and together and _decide(arms[together], study["confidence"]) == "none":
+        share, judged = "none", together
     unshared = share == "none" or (share == "unclear" and arms["single"]["valid_skill"] > arms[chosen]["valid_skill"])
     arm = "single" if unshared else chosen
     return {
         "share": share,
         "groups": arms[arm]["groups"],
         "arm": arm,
-        "headline": _headline(share, study, chosen, arm),
+        "headline": _headline(share, study, chosen, judged, arm),
         "why": _reasons(study, arms, chosen),
     }
+
+
+def _together(arms: Record) -> str | None:
+    """The way to share everything that did best on the validation rows."""
+    joint = {name: arm["valid_skill"] for name, arm in arms.items() if arm["role"] == "joint"}
+    return max(joint, key=lambda name: joint[name], default=None)
 
 
 def _decide(arm: Record, confidence: float) -> str:
@@ -72,8 +81,8 @@ def _without_comparison(study: Record, arms: Record) -> dict[str, Any]:
     }
 
 
-def _headline(share: str, study: Record, chosen: str, arm: str) -> str:
-    judged = study["arms"][chosen]
+def _headline(share: str, study: Record, chosen: str, judge: str, arm: str) -> str:
+    judged = study["arms"][judge]
     losers = _tasks(judged, "loses")
     size = (judged["delta_m"] or {}).get("percent")
     change = f"{'worsens' if (size or 0) < 0 else 'improves'} the scores by {percent(size).lstrip('+-')} on average"
@@ -85,6 +94,8 @@ def _headline(share: str, study: Record, chosen: str, arm: str) -> str:
         return f"Share these groups: {groups}. It {change} against separate networks{cost}."
     if share == "none":
         harmed = f"; {listed(losers)} would lose" if losers else ""
+        if judge != chosen:
+            return f"Do not share: one joint model ({judge}) {change}{harmed}, and smaller groups show no clear gain."
         return f"Do not share: even the best way to share ({chosen}) {change}{harmed}."
     saved = "the separate networks" if arm == "single" else f"the arm that shares ({arm})"
     return (
@@ -104,12 +115,9 @@ def _reasons(study: Record, arms: Record, chosen: str) -> list[str]:
     )
     reasons = [first]
     if mean.get("low") is not None:
-        reasons.append(
-            f"On the test rows, touched only now, its mean gain is {percent(mean['percent'])} "
-            f"({level} % interval {percent(mean['low'])} to {percent(mean['high'])})."
-        )
+        reasons.append(f"On the test rows, touched only now, its mean gain is {_interval(mean, level)}.")
     reasons += [_tasks_that(arm, "gains", "gain"), _tasks_that(arm, "loses", "lose (negative transfer)")]
-    reasons += [_open(arm), _alone(arm), _spared(arms, chosen)]
+    reasons += [_open(arm), _alone(arm), _all_in_one(arms, chosen, level), _spared(arms, chosen)]
     reasons += [_cost(single, arm), _conflict(arm) or _conflict(arms.get("hard+equal")), _outside(arms)]
     reasons += [f"The arm '{name}' did not finish: {a['error']}" for name, a in study["arms"].items() if a["error"]]
     if arm["seeds"] < 3:
@@ -137,6 +145,19 @@ def _alone(arm: Record) -> str:
     if not names:
         return ""
     return f"{listed(names)} {'keep networks of their own' if len(names) > 1 else 'keeps a network of its own'}."
+
+
+def _all_in_one(arms: Record, chosen: str, level: int) -> str:
+    """Why groups: what sharing everything would have done."""
+    together = _together(arms)
+    mean = (together and arms[together]["delta_m"]) or {}
+    if arms[chosen]["role"] != "groups" or mean.get("low") is None:
+        return ""
+    return f"All tasks in one joint model ({together}) change the scores by {_interval(mean, level)}."
+
+
+def _interval(mean: Record, level: int) -> str:
+    return f"{percent(mean['percent'])} ({level} % interval {percent(mean['low'])} to {percent(mean['high'])})"
 
 
 def _spared(arms: Record, chosen: str) -> str:
