@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from polytask.errors import UserError, nearest
 
 MAX_YAML_BYTES = 1_000_000
+MAX_YAML_DEPTH = 20
 
 C = TypeVar("C", bound="DataConfig")
 
@@ -183,17 +184,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if len(text) > MAX_YAML_BYTES:
         raise UserError(f"{path} is larger than {MAX_YAML_BYTES} bytes: not a configuration")
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise UserError(f"{path}: YAML aliases (*name) are not allowed here; write the value out")
+        depth = 0
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                raise UserError(f"{path}: YAML aliases (*name) are not allowed here; write the value out")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_YAML_DEPTH:
+                raise UserError(f"{path}: nested too deeply")
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         content = loader.construct_document(node) if node is not None else None
+    except UserError:
+        raise
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}") from error
-    except RecursionError as error:
-        raise UserError(f"{path}: nested too deeply") from error
     except ValueError as error:  # a date such as 2024-99-99
         raise UserError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(content, dict) or not isinstance(node, yaml.MappingNode):

@@ -134,9 +134,9 @@ class StudyProgress:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
         from rich.table import Column
 
-        last = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
+        last = TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True))
         columns = (BarColumn(16), MofNCompleteColumn(), TimeElapsedColumn(), last)
-        self.bar = Progress(*columns, console=Console(stderr=True, highlight=False, emoji=False), transient=True)
+        self.bar = Progress(*columns, console=Console(stderr=True, emoji=False), transient=True, expand=True)
         self.bar.start()
         self.job = self.bar.add_task("starting", total=self.foreseen.get("runs"))
 
