@@ -16,7 +16,10 @@ app = typer.Typer(
 )
 
 DataArgument = Annotated[str | None, typer.Argument(help="CSV (.csv, .csv.gz, .tsv) or Parquet file.")]
-Targets = Annotated[str | None, typer.Option(help="Target columns, with kinds if wanted: a,b:binary,c.")]
+Targets = Annotated[
+    str | None,
+    typer.Option(help="Target columns, with kinds if wanted: a,b:binary,c. Names with a comma: as a list in YAML."),
+]
 Kinds = Annotated[str | None, typer.Option(help="Kinds of feature columns, where inference is wrong: zip:categorical.")]
 Drop = Annotated[str | None, typer.Option(help="Columns to leave out.")]
 Group = Annotated[str | None, typer.Option(help="Rows with the same value of this column stay on one side.")]
