@@ -90,6 +90,11 @@ def test_the_test_rows_never_choose_the_arm(mean: Any) -> None:
     ) in found["why"]
 
 
+def test_groups_that_harm_a_task_are_no_rival() -> None:
+    groups = (0.44, (9.0, 8.0, 10.0), [UP, OPEN, DOWN], [["a", "c"], ["b"]])
+    assert "the groups" not in text(recommend(study(joint=(0.45, UP, [UP, DOWN, UP]), groups=groups)))
+
+
 @pytest.mark.parametrize("skill", [0.35, 0.45])
 def test_none_whatever_the_validation_rows_say(skill: float) -> None:
     found = recommend(study(joint=(skill, DOWN, [DOWN, OPEN, DOWN])))
@@ -137,7 +142,7 @@ def test_one_task_of_many_is_a_chance_finding_and_two_are_not() -> None:
     assert recommend(study("abcdefgh", joint=(0.45, OPEN, [DOWN] + [OPEN] * 7)))["share"] == "unclear"
     assert recommend(study("abcdefgh", joint=(0.45, OPEN, [DOWN] * 2 + [OPEN] * 6)))["share"] == "none"
     assert recommend(study("abcdefgh", joint=(0.45, OPEN, [UP] * 2 + [OPEN] * 6)))["share"] == "all"
-    assert recommend(study("abcdefgh", joint=(0.45, OPEN, [UP] * 2 + [DOWN] + [OPEN] * 5)))["share"] == "unclear"
+    assert recommend(study("abcdefgh", joint=(0.45, OPEN, [UP] * 2 + [DOWN] * 2 + [OPEN] * 4)))["share"] == "unclear"
     many = [f"t{i}" for i in range(40)]
     made = study(joint=(0.45, OPEN, [OPEN] * 3))
     for losers, share in ((3, "unclear"), (4, "none")):  # P(3 or more) = 8 %, P(4 or more) = 1.8 %
