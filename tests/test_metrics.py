@@ -90,8 +90,10 @@ def test_integer_targets_are_always_labelled():
 
 
 def test_median_class():
-    probabilities = torch.tensor([[0.6, 0.2, 0.2], [0.2, 0.2, 0.6], [0.4, 0.2, 0.4], [0.0, 0.0, 0.4]])
-    assert median_class(probabilities).tolist() == [0.0, 2.0, 1.0, 2.0]
+    probabilities = torch.tensor(
+        [[0.6, 0.2, 0.2], [0.2, 0.2, 0.6], [0.4, 0.2, 0.4], [0.0, 0.0, 0.4], [0.5, 0.25, 0.25]]
+    )
+    assert median_class(probabilities).tolist() == [0.0, 2.0, 1.0, 2.0, 0.0]
 
 
 def test_skill_is_zero_for_the_constant_and_one_for_the_perfect_prediction():

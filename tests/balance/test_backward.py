@@ -4,7 +4,18 @@ import pytest
 import torch
 from torch import nn
 
-from polytask import MGDA, Equal, GradDrop, LogGramian, Manual, PCGrad, UncertaintyWeighting, UserError
+from polytask import (
+    MGDA,
+    Equal,
+    GradDrop,
+    GramBalancer,
+    JacobianBalancer,
+    LogGramian,
+    Manual,
+    PCGrad,
+    UncertaintyWeighting,
+    UserError,
+)
 from polytask.gradients import gramian, task_gradients
 
 KINDS = {
@@ -255,3 +266,27 @@ def test_a_scaler_that_is_switched_off_changes_nothing():
     net.zero_grad()
     MGDA().backward(net.losses(x), scaler=torch.amp.GradScaler("cpu", enabled=False))
     assert all(torch.equal(g, expected[n]) for n, g in grads(net).items())
+
+
+class RememberedGram(GramBalancer):
+    stateful = True
+
+    def weigh(self, gram, losses, rows):
+        return torch.tensor([1.0, 10.0, 100.0], dtype=torch.float64)[rows]
+
+
+class RememberedJacobian(JacobianBalancer):
+    stateful = True
+
+    def merge(self, jacobian, losses, rows):
+        return torch.tensor([1.0, 10.0, 100.0])[rows] @ jacobian
+
+
+@pytest.mark.parametrize("method", [RememberedGram, RememberedJacobian])
+def test_a_state_per_task_goes_by_name(method):
+    """Also in a block that only some of the present tasks share."""
+    x, y = torch.zeros(3, requires_grad=True), torch.zeros(1, requires_grad=True)
+    losses = {"c": x[2] + y.sum(), "b": x[1] + 0 * x[0], "a": x[0] + y.sum()}
+    method(["a", "b", "c"]).backward(losses)
+    assert x.grad.tolist() == [1.0, 10.0, 100.0]
+    assert y.grad.tolist() == [101.0]
