@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from polytask import MGDA, Equal, GradDrop, PCGrad
-from polytask.gradients import CHUNK, accumulate, chunked_gram, gramian, reaches, task_gradients
+from polytask.gradients import accumulate, chunked_gram, gramian, reaches, task_gradients
 
 
 def two_heads(dtype=torch.float64):
@@ -138,7 +138,7 @@ def test_accumulate_adds_and_keeps_the_type_of_the_leaf():
     assert leaf.grad.tolist() == [2.0, 4.0]
 
 
-@pytest.mark.parametrize("columns", [1, CHUNK - 1, CHUNK, CHUNK + 1, 10**6])
+@pytest.mark.parametrize("columns", [1, 8191, 8192, 8193, 10**6])
 def test_chunked_gramian_has_the_digits_of_float64(columns):
     matrix = torch.randn(10, columns) + 0.5
     exact = matrix.double() @ matrix.double().T
