@@ -155,6 +155,15 @@ def test_the_loser_of_an_unclear_study_is_named() -> None:
     assert "(+0.5 % on average, though a loses)" in found["headline"]
 
 
+@pytest.mark.parametrize("mean", [UP, DOWN])
+def test_where_nothing_is_learnt_there_is_nothing_to_share(mean: Any) -> None:
+    """Joint networks overfit noise a little less, for certain; that is no reason to share."""
+    found = recommend(study(single=-0.02, joint=(-0.01, mean, [mean] * 3)))
+    assert (found["share"], found["arm"]) == ("unclear", "hard+equal")
+    assert found["headline"].startswith("Nothing was learned: on the validation rows no network predicts better than")
+    assert recommend(study(single=-0.02, joint=(0.01, mean, [mean] * 3)))["share"] != "unclear"
+
+
 def test_the_best_of_several_joint_arms_is_judged() -> None:
     made = study(joint=(0.43, UP, [UP] * 3))
     made["arms"]["hard+pcgrad"] = arm("joint", 0.44, [list("abc")], DOWN, dict.fromkeys("abc", DOWN))

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 Record = Mapping[str, Any]
+NOTHING = "Nothing was learned: on the validation rows no network predicts better than a constant, shared or not."
 
 
 def recommend(study: Record) -> dict[str, Any]:
@@ -24,13 +25,15 @@ def recommend(study: Record) -> dict[str, Any]:
     share, judged, together = _decide(shared[chosen], study["confidence"]), chosen, _together(arms)
     if share == "unclear" and together and _decide(arms[together], study["confidence"]) == "none":
         share, judged = "none", together
+    learnt = max(arms["single"]["valid_skill"], arms[chosen]["valid_skill"]) > 0
+    share = share if learnt else "unclear"  # one way to learn nothing can be better than another
     unshared = share == "none" or (share == "unclear" and arms["single"]["valid_skill"] > arms[chosen]["valid_skill"])
     arm = "single" if unshared else chosen
     return {
         "share": share,
         "groups": arms[arm]["groups"],
         "arm": arm,
-        "headline": _headline(share, study, chosen, judged, arm),
+        "headline": _headline(share, study, chosen, judged, arm) if learnt else NOTHING,
         "why": _reasons(study, arms, chosen),
     }
 
