@@ -197,11 +197,8 @@ def summary(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Counts of verdicts, the judged arms' mean gain with its spread over repeats, seconds a repeat."""
     means = np.array([record["delta_m"]["percent"] for record in records])
     tasks = Counter(gain["verdict"] for record in records for gain in record["gains"].values())
-    alarms = {
-        of: [float(np.mean(rates)), float(np.std(rates, ddof=1) / np.sqrt(len(rates)))]
-        for of in ("tasks", "delta_m")
-        if len(rates := [record["alarms"][of] for record in records if "alarms" in record]) > 1
-    }
+    rates = {of: [r["alarms"][of] for r in records if "alarms" in r] for of in ("tasks", "delta_m")}
+    alarms = {of: [float(np.mean(each)), _error(each)] for of, each in rates.items() if each}
     return {
         "repeats": len(records), "share": dict(Counter(r["share"] for r in records if r["share"])),
         "delta_m": float(means.mean()), "spread": float(means.std(ddof=1)) if len(means) > 1 else 0.0,
@@ -209,6 +206,10 @@ def summary(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "task verdicts": {verdict: tasks[verdict] for verdict in VERDICTS}, "alarms": alarms,
         "seconds": float(np.mean([record["seconds"] for record in records])),
     }  # fmt: skip
+
+
+def _error(values: Sequence[float]) -> float:
+    return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
 
 
 def as_tables(results: dict[str, Any]) -> str:
