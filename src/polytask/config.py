@@ -99,7 +99,7 @@ class StudyConfig(DataConfig):
     trials: int = Field(3, ge=1, le=4)
     budget: Annotated[float | None, BeforeValidator(parse_seconds)] = Field(None, gt=0)
     epochs: int = Field(150, ge=1)
-    patience: int = Field(16, ge=1)
+    patience: int = Field(12, ge=1)
     batch_size: int | None = Field(None, ge=1)
     jobs: int | None = Field(None, ge=1)
     device: str = "auto"
@@ -118,7 +118,7 @@ class FitConfig(DataConfig):
     lr: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-4, ge=0)
     epochs: int = Field(150, ge=1)
-    patience: int = Field(16, ge=1)
+    patience: int = Field(12, ge=1)
     batch_size: int | None = Field(None, ge=1)
     device: str = "auto"
     precision: str = "auto"

@@ -68,7 +68,7 @@ class MultiTaskEstimator:
         lr: float = 1e-3,
         weight_decay: float = 1e-4,
         epochs: int = 150,
-        patience: int = 16,
+        patience: int = 12,
         batch_size: int | None = None,
         kinds: Mapping[str, str] | None = None,
         validation_fraction: float = 0.2,

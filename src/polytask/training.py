@@ -148,7 +148,7 @@ class Plan:
     """
 
     epochs: int = 100
-    patience: int | None = 16
+    patience: int | None = 12
     lr: float = 1e-3
     weight_decay: float = 1e-4
     max_norm: float | None = 5.0
@@ -156,12 +156,12 @@ class Plan:
 
 
 def batch_size_for(rows: int) -> int:
-    """About 30 steps an epoch, in powers of two from 32 to 1024.
+    """About 20 steps an epoch, in powers of two from 32 to 1024.
 
     >>> [batch_size_for(n) for n in (100, 2000, 10**6)]
-    [32, 64, 1024]
+    [32, 128, 1024]
     """
-    return min(1024, max(32, 2 ** (max(rows // 24, 1).bit_length() - 1)))
+    return min(1024, max(32, 2 ** (max(rows // 14, 1).bit_length() - 1)))
 
 
 def make_optimizer(model: nn.Module, balancer: Balancer, plan: Plan) -> torch.optim.Optimizer:

@@ -29,7 +29,7 @@ Holdout = Annotated[str | None, typer.Option(help="File with the test rows.")]
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file with the same words; options win.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of the split (default 0).")]
 Epochs = Annotated[int | None, typer.Option(help="At most so many passes over the data (default 150).")]
-Patience = Annotated[int | None, typer.Option(help="Stop after so many epochs without a better one (default 16).")]
+Patience = Annotated[int | None, typer.Option(help="Stop after so many epochs without a better one (default 12).")]
 BatchSize = Annotated[int | None, typer.Option(help="Rows in a batch (default: by the number of rows).")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Precision = Annotated[str | None, typer.Option(help="auto, float32, bf16, fp16.")]
@@ -99,8 +99,10 @@ def _study(given: dict[str, Any], config: Path | None, *, plan: bool, json: bool
     if not plan:
         files.check_folder(Path(asked.out), "study", ["state"])
     table = _open(asked, "study")  # what can be wrong with the data is said before PyTorch is loaded
+    from polytask.study.runner import default_jobs
     from polytask.study.study import Study
 
+    asked.jobs = asked.jobs or default_jobs(asked.device)
     with show.StudyProgress(quiet=quiet or plan) as progress:
         work = Study(table, asked, on_event=progress)
         foreseen = work.plan()

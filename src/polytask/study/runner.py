@@ -14,14 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from polytask import files
+from polytask.devices import Place
 from polytask.study.runs import Budget, RunSpec, execute
 
 OnRun = Callable[[RunSpec, dict[str, Any]], None]
 RETRIES = 2  # how often a pool that lost a worker (out of memory, killed) is set up again
 
 
-def cores() -> int:
-    """CPU cores that this process may use."""
+def default_jobs(device: str) -> int:
+    """One process per core that this one may use; one in all on an accelerator."""
+    if Place.find(device).device.type != "cpu":
+        return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

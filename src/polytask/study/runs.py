@@ -30,7 +30,7 @@ class Budget:
     """What every network of every arm gets, the same."""
 
     epochs: int = 150
-    patience: int = 16
+    patience: int = 12
     batch_size: int | None = None
     device: str = "cpu"
     precision: str = "float32"

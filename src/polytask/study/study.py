@@ -22,7 +22,7 @@ from polytask.study.arms import DEFAULT_ARMS, Arm, Network, groups_arm, make_arm
 from polytask.study.reading import Reading
 from polytask.study.record import Reader, Records, mean_skill
 from polytask.study.rows import Rows, save_rows
-from polytask.study.runner import Runner, cores
+from polytask.study.runner import Runner
 from polytask.study.runs import TUNING_SEED, Budget, RunSpec, build, load_model
 from polytask.study.verdict import recommend
 from polytask.table.opening import fingerprint
@@ -66,7 +66,7 @@ class Study:
         self.budget = Budget(
             self.config.epochs, self.config.patience, self.config.batch_size, str(place.device), precision
         )
-        self.jobs = self.config.jobs or (cores() if place.device.type == "cpu" else 1)
+        self.jobs = self.config.jobs or 1  # more, in a script, need the `if __name__ == "__main__"` of multiprocessing
         self.arms = self._planned_arms(list(self.config.targets))
         self.data: Prepared | None = None
 
