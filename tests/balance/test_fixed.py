@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from polytask import Equal, Manual, UserError
+from polytask import Equal, Manual, UncertaintyWeighting, UserError
 
 
 def model():
@@ -41,3 +41,18 @@ def test_manual_weights_go_by_name():
 def test_manual_refuses(weight):
     with pytest.raises(UserError, match="task 'b'"):
         Manual({"a": 1.0, "b": weight})
+
+
+def test_a_task_alone_in_a_step_keeps_its_weight() -> None:
+    """Where every step draws one task, weights would otherwise mean nothing."""
+    x = torch.ones(2, requires_grad=True)
+    step = Manual({"a": 1.0, "b": 0.25}).backward({"b": x.sum()})
+    assert torch.equal(x.grad, torch.full((2,), 0.25))
+    assert step.weights.tolist() == [0.25]
+
+
+def test_a_task_alone_in_a_step_still_learns_its_uncertainty() -> None:
+    x = torch.ones(2, requires_grad=True)
+    balancer = UncertaintyWeighting(["a", "b"])
+    balancer.backward({"b": 4 * x.sum()})
+    assert balancer.log_variance.grad.tolist() == [0.0, pytest.approx(-3.5)]

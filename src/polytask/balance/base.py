@@ -76,7 +76,7 @@ class Balancer(nn.Module, ABC):
         held = None  # written last: an overflow in the losses must find no `.grad` changed
         if extra is not None and extra.requires_grad:
             held = gradients.task_gradients([extra * factor], keep_graph=True)
-        if len(values) == 1:  # one task is the plain step, whatever the method
+        if len(values) == 1 and self.plain_alone:  # one task is the plain step, whatever the method
             (values[0] * factor).backward()
             step = Step(names, record, torch.ones(1))
         else:
@@ -86,6 +86,11 @@ class Balancer(nn.Module, ABC):
         if held is not None:
             held.write_own()
         return step
+
+    @property
+    def plain_alone(self) -> bool:
+        """Whether a step with one task is the plain `backward()`."""
+        return True
 
     @abstractmethod
     def _pull(self, names: tuple[str, ...], values: list[Tensor], record: Tensor, at: Any, factor: Any) -> Step:
@@ -140,6 +145,11 @@ class LossBalancer(Balancer):
     @abstractmethod
     def scalarise(self, losses: Tensor, rows: Tensor) -> Tensor:
         """One number from the losses (T,); `rows` are the positions of these tasks in the state."""
+
+    @property
+    def plain_alone(self) -> bool:
+        """Not for one of several tasks: where each step draws one task, its weight still counts, and is still learnt."""
+        return self.tasks is None or len(self.tasks) == 1
 
     def _pull(self, names: tuple[str, ...], values: list[Tensor], record: Tensor, at: Any, factor: Any) -> Step:
         stacked = torch.stack(values)

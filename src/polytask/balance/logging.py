@@ -34,8 +34,12 @@ class LogGramian(Balancer):
         self.every = every
         self.register_buffer("count", torch.zeros((), dtype=torch.long))
 
+    @property
+    def plain_alone(self) -> bool:
+        return self.balancer.plain_alone
+
     def _pull(self, names: tuple[str, ...], values: list[Tensor], record: Tensor, at: Any, factor: Any) -> Step:
-        measured = int(self.count) % self.every == 0
+        measured = int(self.count) % self.every == 0 and len(values) > 1
         self.count += 1
         gram = gradients.gramian(dict(zip(names, values, strict=True))) if measured else None
         return dataclasses.replace(self.balancer._pull(names, values, record, at, factor), gram=gram)
