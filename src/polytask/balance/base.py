@@ -148,7 +148,7 @@ class LossBalancer(Balancer):
 
     @property
     def plain_alone(self) -> bool:
-        """Not for one of several tasks: where each step draws one task, its weight still counts, and is still learnt."""
+        """Not for one of several tasks: where each step draws one task, its weight counts and is still learnt."""
         return self.tasks is None or len(self.tasks) == 1
 
     def _pull(self, names: tuple[str, ...], values: list[Tensor], record: Tensor, at: Any, factor: Any) -> Step:

@@ -97,7 +97,6 @@ class Study:
     def plan(self) -> dict[str, Any]:
         """Arms, number of trainings and a rough cost; computes nothing."""
         data = self.prepare()
-        per_network = self.config.trials + self.config.seeds
         rows, networks = Rows(data.train, data.valid, data.tasks, data.preprocessor.shape, {}), self._networks()
         arms: list[dict[str, Any]] = []
         for arm in self.arms:
@@ -108,10 +107,12 @@ class Study:
                 build(rows, RunSpec(n, 0, 0)).parameter_count() for n in arm.networks
             )  # fmt: skip
             arms.append({"arm": arm.name, "networks": len(arm.networks), "parameters": size, "note": arm.role})
-        runs = len(networks) * per_network + sum(isinstance(arm, str) for arm in self.arms) * 2 * per_network
-        steps = sum(self._steps(network, data) for network in networks) * per_network
-        return {"arms": arms, "runs": runs, "seconds": round(steps * SECONDS_PER_STEP / self.jobs + 4, 0),
-                "jobs": self.jobs, "trials": self.config.trials, "seeds": self.config.seeds}  # fmt: skip
+        runs = {n: self._tuning_runs(n) + (0 if n.trunk == "trees" else self.config.seeds) for n in networks}
+        later = sum(isinstance(arm, str) for arm in self.arms) * 2 * (self.config.trials + self.config.seeds)
+        steps = sum(self._steps(network, data) * count for network, count in runs.items())
+        seconds = round(steps * SECONDS_PER_STEP / self.jobs + 4, 0)
+        return {"arms": arms, "runs": sum(runs.values()) + later, "seconds": seconds, "jobs": self.jobs,
+                "trials": self.config.trials, "seeds": self.config.seeds}  # fmt: skip
 
     def _steps(self, network: Network, data: Prepared) -> float:
         """Steps that a training of this network will probably take (half of the epochs allowed, at most 50)."""
@@ -179,16 +180,22 @@ class Study:
     def _tune(self, networks: Sequence[Network], runner: Runner, started: float) -> tuple[dict[Network, int], int]:
         """The best candidate of each network on the validation rows, and how many seeds the budget allows."""
         trials, seeds = self.config.trials, self.config.seeds
-        records: Records = runner.run([RunSpec(n, 0, TUNING_SEED) for n in networks])
-        if self.config.budget is not None and networks:
+        tried = [n for n in networks if self._tuning_runs(n)]
+        records: Records = runner.run([RunSpec(n, 0, TUNING_SEED) for n in tried])
+        if self.config.budget is not None and tried:
             trials, seeds = self._affordable(records, started)
         self.on_event({"kind": "plan", "networks": len(networks), "trials": trials, "seeds": seeds})
-        records |= runner.run([RunSpec(n, c, TUNING_SEED) for n in networks for c in range(trials)])
-        best = {}
-        for network in networks:
+        records |= runner.run([RunSpec(n, c, TUNING_SEED) for n in tried for c in range(trials)])
+        best = dict.fromkeys(networks, 0)
+        for network in tried:
             skills = [mean_skill(records[RunSpec(network, c, TUNING_SEED)]) for c in range(trials)]
             best[network] = int(np.argmax(skills))
         return best, seeds
+
+    def _tuning_runs(self, network: Network) -> int:
+        """How many candidates are tried; a single one only where its run is needed: to time a budget, to read trees."""
+        needed = self.config.trials > 1 or self.config.budget is not None or network.trunk == "trees"
+        return self.config.trials if needed else 0
 
     def _affordable(self, records: Records, started: float) -> tuple[int, int]:
         """How many trials and seeds fit: a first round of all networks has just been timed. Kept for a resume."""
