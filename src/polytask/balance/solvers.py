@@ -65,17 +65,169 @@ def _descend(g: Array, weights: Array, support: NDArray[np.bool_]) -> tuple[Arra
 
 def _affine_min_norm(g: Array) -> Array:
     """argmin of vᵀ g v with sum(v) = 1; on a singular g the solution of least length."""
+    return _affine_minimum(g, np.zeros(len(g)), 1.0)
+
+
+def _affine_minimum(g: Array, linear: Array, total: float) -> Array:
+    """argmin of vᵀ g v / 2 + linear . v with sum(v) = total; on a singular g the solution of least length."""
     size = len(g)
     spread = np.sqrt(np.diagonal(g)).max() or 1.0
     system = np.zeros((size + 1, size + 1))
     system[:size, :size] = g / spread**2
     system[:size, size] = system[size, :size] = 1.0
-    right = np.zeros(size + 1)
-    right[size] = 1.0
+    right = np.append(-linear / spread**2, total)
     try:
         solution = np.linalg.solve(system, right)[:size]
-        if np.isfinite(solution).all() and abs(solution.sum() - 1.0) < 1e-9:
+        if np.isfinite(solution).all() and abs(solution.sum() - total) < 1e-9 * (total or abs(solution).max() or 1.0):
             return np.asarray(solution)
     except np.linalg.LinAlgError:  # twins in the support: any of the least-norm solutions is right
         pass
     return np.asarray(np.linalg.lstsq(system, right, rcond=None)[0][:size])
+
+
+def cosines(gram: Array) -> tuple[NDArray[np.intp], Array, Array]:
+    """The tasks whose gradient is not zero, their norms, and the cosines between them.
+
+    In units of their own lengths gradients of 1e-6 and 1e6 weigh the same, so that rounding cannot decide between them.
+    """
+    diagonal = np.diagonal(gram)
+    moving = np.flatnonzero(diagonal > 0)
+    norms = np.sqrt(diagonal[moving])
+    between = np.clip(gram[np.ix_(moving, moving)] / norms[:, None] / norms, -1.0, 1.0)
+    np.fill_diagonal(between, 1.0)
+    return moving, norms, between
+
+
+def is_stationary(between: Array) -> bool:
+    """Whether a convex combination of the gradients is zero, as far as their cosines can tell."""
+    if not len(between):
+        return True
+    weights = min_norm_weights(between)
+    return bool(weights @ between @ weights <= 1e-15 * len(between))
+
+
+def project_on_dual_cone(between: Array, lower: Array) -> Array:
+    """argmin of vᵀ C v with v >= lower: the projection of lower . u on {y: u_i . y >= 0 for all i}, as weights.
+
+    >>> project_on_dual_cone(np.array([[1.0, -0.5], [-0.5, 1.0]]), np.array([1.0, 0.0])).round(12).tolist()
+    [1.0, 0.5]
+    """
+    values, vectors = np.linalg.eigh(between)
+    kept = values > len(values) * np.finfo(float).eps * values.max(initial=0.0)
+    factor = np.sqrt(values[kept])[:, None] * vectors[:, kept].T  # factorᵀ factor = C, of full row rank
+    return np.asarray(lower + nonnegative_least_squares(factor, -factor @ lower))
+
+
+def nonnegative_least_squares(a: Array, b: Array) -> Array:
+    """argmin of |a z - b| with z >= 0 (Lawson & Hanson, 1974, chapter 23).
+
+    Each accepted set of free entries has a smaller residual than the last, so it ends: at the optimality condition, or
+    where rounding allows no smaller one.
+    """
+    z, best = np.zeros(a.shape[1]), np.inf
+    kept, free = z, np.zeros(a.shape[1], dtype=bool)
+    while True:
+        residual = b - a @ z
+        if residual @ residual >= best:
+            return kept
+        best, kept = float(residual @ residual), z
+        slope = a.T @ residual
+        rounding = 8 * np.finfo(float).eps * (abs(a).T @ (abs(a) @ z + abs(b)))
+        entering = np.where(free | (slope <= rounding), -np.inf, slope)
+        if not (entering > 0).any():
+            return z
+        free = free.copy()
+        free[int(np.argmax(entering))] = True
+        z, free = _free_entries(a, b, z, free)
+
+
+def _free_entries(a: Array, b: Array, z: Array, free: NDArray[np.bool_]) -> tuple[Array, NDArray[np.bool_]]:
+    """Least squares over the free entries, fixing at zero those that would leave on the way there."""
+    while free.any():
+        solution = np.zeros_like(z)
+        solution[free] = np.linalg.lstsq(a[:, free], b, rcond=None)[0]
+        leaving = free & (solution <= 0)
+        if not leaving.any():
+            return solution, free
+        steps = np.full(len(z), np.inf)
+        steps[leaving] = z[leaving] / np.maximum(z[leaving] - solution[leaving], np.finfo(float).tiny)
+        first = int(np.argmin(steps))
+        z = z + min(float(steps[first]), 1.0) * (solution - z)
+        z[first] = 0.0
+        z = np.maximum(z, 0.0)
+        free = z > 0
+    return z, free
+
+
+def shifted_gram(gram: Array, preference: Array, shift: float) -> Array:
+    """Gramian of the vectors (g_i + shift g0) / (1 + shift), with g0 = preference . J."""
+    mixing = (np.eye(len(gram)) + shift * preference) / (1.0 + shift)
+    return np.asarray(mixing @ gram @ mixing.T)
+
+
+def worst_task_weights(gram: Array, preference: Array, radius: float) -> Array | None:
+    """Weights of the d that raises min_i g_i . d most within |d - g0| <= radius |g0|; None if d is not unique.
+
+    The dual, min over the simplex of g_w . g0 + r |g_w|, has the solution of min |g_w + s g0| at the one s with
+    |g_w| = r s, and then d = g0 + g_w / s. For the tasks with positive weight w is linear in s, so that s has a closed
+    form; the search is over who these tasks are. Without such an s > 0 the optimal g_w is zero.
+    """
+    g = gram / np.diagonal(gram).max()
+    q = g @ preference
+    r = radius * float(np.sqrt(max(preference @ q, 0.0)))
+    low, high = 0.0, 1.0 / r
+    s = min(1.0 / radius, 0.5 * high)
+    while high * r > 1e-8:  # the Gramian cannot tell a shorter |g_w| from zero
+        weights = min_norm_weights(shifted_gram(g, preference, s))
+        low, high = (s, high) if weights @ g @ weights > (r * s) ** 2 else (low, s)
+        support = np.flatnonzero(weights)
+        there = g[np.ix_(support, support)]
+        start, slope = _affine_min_norm(there), _affine_minimum(there, q[support], 0.0)
+        excess = r**2 - slope @ there @ slope
+        exact = float(np.sqrt((start @ there @ start) / excess)) if excess > 0 else np.inf
+        if abs(exact - s) <= 1e-12 * s or high - low <= 1e-14 * high:
+            if np.isfinite(exact) and exact > 0:
+                s, weights = exact, np.zeros(len(g))
+                weights[support] = start + exact * slope
+            return np.asarray(preference + weights / s)
+        s = exact if low < exact < high else float(np.sqrt(low * high)) if low else 0.1 * high
+    return None
+
+
+def fair_weights(between: Array, share: Array, power: float) -> Array | None:
+    """y > 0 with (C y)_i = share_i y_i^(-power): damped Newton on a strictly convex function; None if it fails.
+
+    The function is yᵀ C y / 2 - sum_i share_i y_i^(1-power) / (1-power), with the logarithm at power 1. It has a
+    minimum if no convex combination of the gradients is zero.
+    """
+    y = share ** (1.0 / (1.0 + power))  # the solution where C is the identity
+    best, kept = np.inf, y
+    for _ in range(200):
+        pull = share * y**-power
+        slope = between @ y - pull
+        try:
+            step = np.asarray(-np.linalg.solve(between + np.diag(power * pull / y), slope), dtype=np.float64)
+        except np.linalg.LinAlgError:  # y runs away where the gradients cancel
+            return None
+        error = float(-slope @ step / (pull @ y))  # the square of the relative error of y
+        if error >= best and best < 1e-9:
+            return kept
+        best, kept = (error, y) if error < best else (best, kept)
+        y = y + _damping(between, share, power, y, step, slope) * step
+    return None
+
+
+def _damping(between: Array, share: Array, power: float, y: Array, step: Array, slope: Array) -> float:
+    """How much of a Newton step keeps y > 0 and lets the function fall."""
+
+    def value(at: Array) -> tuple[float, float]:
+        gain = share * np.log(at) if power == 1.0 else share * at ** (1.0 - power) / (1.0 - power)
+        found = 0.5 * float(at @ between @ at) - float(gain.sum())
+        return found, 0.5 * float(at @ abs(between) @ at) + float(abs(gain).sum())
+
+    shrinking = step < 0
+    size = min(1.0, 0.95 * float(np.min(y[shrinking] / -step[shrinking], initial=np.inf)))
+    now, scale = value(y)
+    while value(y + size * step)[0] > now + 1e-4 * size * float(slope @ step) + 1e-14 * scale:
+        size *= 0.5
+    return size

@@ -1,0 +1,82 @@
+"""GradVac: raise each cosine of two task gradients to what it usually is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from polytask.balance.base import GramBalancer
+from polytask.balance.randomness import SeededModule
+from polytask.errors import UserError
+
+
+class GradVac(GramBalancer):
+    """Gradient vaccine (Wang et al., ICLR 2021, algorithm 1).
+
+    For each task i, over the other tasks j in random order: if cos(g_i, g_j) < rho_ij, a multiple of the *original* g_j
+    is added to g_i such that their cosine becomes rho_ij; then rho_ij moves towards the cosine that was found. The
+    results are summed. With rho = 0, as at the first step, it is PCGrad. Where sets of parameters are shared by
+    different tasks, each set moves rho once per step.
+
+    Args:
+        tasks: names of all tasks; rho is kept per pair.
+        beta: how fast rho follows (paper: .01), 0..1.
+        seed: of the random orders.
+
+    >>> x = torch.zeros(3, requires_grad=True)
+    >>> j = torch.tensor([[-4.0, 1.0, 1.0], [6.0, 1.0, 1.0]])
+    >>> balancer = GradVac(["a", "b"])
+    >>> _ = balancer.backward({"a": j[0] @ x, "b": j[1] @ x})
+    >>> x.grad, balancer.rho[0, 1].item()
+    (tensor([0.5848, 3.8012, 3.8012]), -0.00841191...)
+    """
+
+    rho: Tensor
+    stateful = True
+
+    def __init__(self, tasks: Sequence[str], beta: float = 0.01, seed: int = 0) -> None:
+        super().__init__(tasks)
+        if not 0 <= beta <= 1:
+            raise UserError(f"beta must lie between 0 and 1, got {beta}")
+        self.beta = beta
+        self.random = SeededModule(seed)
+        self.register_buffer("rho", torch.zeros(len(tasks), len(tasks), dtype=torch.float64))
+
+    def weigh(self, gram: Tensor, losses: Tensor, rows: Tensor) -> Tensor:
+        tasks = len(gram)
+        noise = torch.rand(tasks, tasks, generator=self.random.generator)
+        noise.fill_diagonal_(2.0)  # its own place sorts last and is left out
+        targets = self.rho[rows][:, rows].double().cpu()
+        coefficients, seen = vaccinate(gram, noise.argsort(dim=1)[:, :-1], targets)
+        pairs = (rows[:, None], rows[None, :])
+        self.rho[pairs] += (self.beta * (seen - targets)).to(self.rho)
+        return coefficients.sum(0)
+
+
+def vaccinate(gram: Tensor, order: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Coefficients C (T, T) of the raised gradients in the original ones, and the cosines met on the way (T, T).
+
+    All rows advance together through their own `order` (T, T - 1) of the other tasks. A pair with a zero gradient has
+    no cosine: nothing is added, and its target is given back.
+    """
+    tasks = len(gram)
+    every = torch.arange(tasks)
+    coefficients = torch.eye(tasks, dtype=gram.dtype)
+    norms = gram.diagonal().sqrt()
+    seen = targets.clone()
+    for column in range(order.shape[1]):
+        other = order[:, column]
+        products = coefficients @ gram
+        own = (products * coefficients).sum(1).clamp_min(0).sqrt()
+        both = (own > 0) & (norms[other] > 0)
+        length = torch.where(norms[other] > 0, norms[other], 1.0)
+        cosine = (products[every, other] / torch.where(own > 0, own, 1.0) / length).clamp(-1, 1)
+        target = targets[every, other]
+        seen[every, other] = torch.where(both, cosine, target)
+        # a target of exactly 1, after thousands of steps of twins, is out of reach: the next smaller number is taken
+        rest = (1 - target.square()).clamp_min(torch.finfo(gram.dtype).eps).sqrt()
+        step = own * (target * (1 - cosine.square()).sqrt() - cosine * rest) / (length * rest)
+        coefficients[every, other] += torch.where(both & (cosine < target), step, 0.0)
+    return coefficients, seen
