@@ -33,9 +33,16 @@ class Reader:
     """Opens the test rows and reads every arm on them."""
 
     def __init__(
-        self, folder: Path, data: Prepared, tuned: Mapping[Network, int], finals: Records, seeds: int
+        self,
+        folder: Path,
+        data: Prepared,
+        tuned: Mapping[Network, int],
+        finals: Records,
+        trials: int,
+        seeds: int,
     ) -> None:
-        self.folder, self.data, self.tuned, self.finals, self.seeds = folder, data, tuned, finals, seeds
+        self.folder, self.data, self.tuned, self.finals = folder, data, tuned, finals
+        self.trials, self.seeds = trials, seeds
         self.rows = Rows(data.train, data.valid, data.tasks, data.preprocessor.shape, data.constant["valid"])
         self._predictions: dict[RunSpec, dict[str, torch.Tensor]] = {}
 
@@ -47,8 +54,8 @@ class Reader:
         """The reading of an arm, or the error that prevents it."""
         if arm.role == "reference":
             return self._read_trees(arm)
-        failed = [self.finals[s]["error"] for n in arm.networks for s in self.specs(n) if s.seed >= 0
-                  and self.finals[s]["status"] != "done"]  # fmt: skip
+        failed = [self.finals[s]["error"] for n in arm.networks for s in self.specs(n)
+                  if self.finals[s]["status"] != "done"]  # fmt: skip
         if failed:
             return str(failed[0])
         seeds = [
@@ -77,12 +84,12 @@ class Reader:
     def _tuning(self, network: Network) -> RunSpec:
         return RunSpec(network, self.tuned[network], TUNING_SEED)
 
-    def entry(self, arm: Arm, found: Reading | str, trials: int) -> dict[str, Any]:
+    def entry(self, arm: Arm, found: Reading | str) -> dict[str, Any]:
         """What `study.json` says of an arm, before any comparison."""
         shared = arm.networks[0]
         entry: dict[str, Any] = {
             "role": arm.role, "trunk": shared.trunk, "balancer": shared.balancer, "groups": arm.groups,
-            "status": "done", "error": None, "trials": trials, "seeds": self.seeds, "gains": {}, "delta_m": None,
+            "status": "done", "error": None, "trials": self.trials, "seeds": self.seeds, "gains": {}, "delta_m": None,
             "settings": {"all" if len(arm.networks) == 1 else ", ".join(n.tasks):
                          dict(n.candidates[self.tuned[n]]) for n in arm.networks},
             "valid_skill": None, "scores": {}, "metrics": {}, "curves": {}, "conflict": None,

@@ -163,22 +163,23 @@ class Study:
 
     def _study(self, data: Prepared, runner: Runner, started: float) -> dict[str, Any]:
         networks = self._networks()
-        tuned, seeds = self._tune(networks, runner, started)
+        tuned, trials, seeds = self._tune(networks, runner, started)
         finals = self._finals(networks, tuned, seeds, runner)
         arms = [arm for arm in self.arms if isinstance(arm, Arm)]
         if "groups" in self.arms:
             extra = self._propose_groups(data, finals)
             if extra is not None:
                 new = [n for n in extra.networks if n not in tuned]
-                more, _ = self._tune(new, runner, started)
+                more, *_ = self._tune(new, runner, started)
                 tuned |= more
                 finals |= self._finals(new, more, seeds, runner)
                 arms.insert(len(arms) - any(a.role == "reference" for a in arms), extra)
         self.on_event({"kind": "reading"})
-        return self._read(data, arms, tuned, finals, seeds, started)
+        reader = Reader(self.state, data, tuned, finals, trials, seeds)
+        return self._read(data, arms, reader, started)
 
-    def _tune(self, networks: Sequence[Network], runner: Runner, started: float) -> tuple[dict[Network, int], int]:
-        """The best candidate of each network on the validation rows, and how many seeds the budget allows."""
+    def _tune(self, networks: Sequence[Network], runner: Runner, started: float) -> tuple[dict[Network, int], int, int]:
+        """The best candidate of each network on the validation rows; how many trials and seeds the budget allows."""
         trials, seeds = self.config.trials, self.config.seeds
         tried = [n for n in networks if self._tuning_runs(n)]
         records: Records = runner.run([RunSpec(n, 0, TUNING_SEED) for n in tried])
@@ -190,7 +191,7 @@ class Study:
         for network in tried:
             skills = [mean_skill(records[RunSpec(network, c, TUNING_SEED)]) for c in range(trials)]
             best[network] = int(np.argmax(skills))
-        return best, seeds
+        return best, trials, seeds
 
     def _tuning_runs(self, network: Network) -> int:
         """How many candidates are tried; a single one only where its run is needed: to time a budget, to read trees."""
@@ -234,21 +235,12 @@ class Study:
             return None  # that is an arm already
         return groups_arm([[tasks[i] for i in group] for group in groups])
 
-    def _read(
-        self,
-        data: Prepared,
-        arms: Sequence[Arm],
-        tuned: Mapping[Network, int],
-        finals: Records,
-        seeds: int,
-        started: float,
-    ) -> dict[str, Any]:
-        reader = Reader(self.state, data, tuned, finals, seeds)
+    def _read(self, data: Prepared, arms: Sequence[Arm], reader: Reader, started: float) -> dict[str, Any]:
         readings = {arm.name: reader.read(arm) for arm in arms}
         baseline = readings["single"]
         entries = {}
         for arm in arms:
-            entry = reader.entry(arm, readings[arm.name], self.config.trials)
+            entry = reader.entry(arm, readings[arm.name])
             mine = readings[arm.name]
             if arm.role != "baseline" and isinstance(mine, Reading) and isinstance(baseline, Reading):
                 gains = reading.compare(data.tasks, mine, baseline, CONFIDENCE)

@@ -17,7 +17,7 @@ from polytask.study.rows import Rows, subset
 from polytask.table.preprocess import TableShape
 from polytask.task import Task
 
-STAGE, STAGES, PATIENCE = 20, 25, 3  # trees are added in stages of 20, up to 500, until 3 stages bring nothing
+STAGE, STAGES, PATIENCE = 20, 15, 2  # trees are added in stages of 20, up to 300, until 2 stages bring nothing
 MOST_CODES = 255  # the library's limit for categories; columns with more are used as numbers
 
 
