@@ -7,6 +7,7 @@ import pytest
 import torch
 from golden import GOLDEN
 from matrices import MATRICES, jacobian
+from test_mgda import random_jacobian
 
 from polytask import MGDA, PCGrad, UserError
 from polytask.balance import (
@@ -351,6 +352,26 @@ class TestSDMGrad:
     def test_refuses(self):
         with pytest.raises(UserError, match="regularisation"):
             SDMGrad(-1.0)
+
+
+@pytest.mark.parametrize("seed", [*range(0, 30, 2), 36, 54, 72, 100])
+def test_every_rank_and_scale(seed):
+    """Dependent, opposite and zero gradients: no conflict, and CAGrad at its optimum or with a warning."""
+    jac = random_jacobian(seed)[:14]
+    norms = np.linalg.norm(jac, axis=1)
+    for method in (UPGrad, DualProj):
+        d, w = merge(method(), jac)
+        assert (jac @ d >= -1e-9 * norms * (w @ norms)).all()
+    mean = jac.mean(0)
+    for c in (0.4, 1.0, 2.0):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            d, w = merge(CAGrad(c=c), jac)
+        if not caught:
+            assert np.linalg.norm(d - mean) == pytest.approx(c * np.linalg.norm(mean), rel=1e-7)
+            gains, dual = (jac @ d)[norms > 0], (w - 1 / len(w))[norms > 0]
+            assert dual @ gains / dual.sum() - gains.min() <= 1e-8 * norms.max() * np.linalg.norm(mean)
+        assert all("Pareto-stationary" in str(warning.message) for warning in caught)
 
 
 @pytest.mark.parametrize("method", BUILD)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -170,28 +172,32 @@ def worst_task_weights(gram: Array, preference: Array, radius: float) -> Array |
 
     The dual, min over the simplex of g_w . g0 + r |g_w|, has the solution of min |g_w + s g0| at the one s with
     |g_w| = r s, and then d = g0 + g_w / s. For the tasks with positive weight w is linear in s, so that s has a closed
-    form; the search is over who these tasks are. Without such an s > 0 the optimal g_w is zero.
+    form; the search is over who these tasks are. |g_w| does not grow when s falls: where it is zero there is no such s,
+    and the optimal g_w is zero.
     """
     g = gram / np.diagonal(gram).max()
-    q = g @ preference
+    norms, q = np.sqrt(np.diagonal(g)), g @ preference
     r = radius * float(np.sqrt(max(preference @ q, 0.0)))
     low, high = 0.0, 1.0 / r
     s = min(1.0 / radius, 0.5 * high)
-    while high * r > 1e-8:  # the Gramian cannot tell a shorter |g_w| from zero
+    for trial in itertools.count(1):
         weights = min_norm_weights(shifted_gram(g, preference, s))
-        low, high = (s, high) if weights @ g @ weights > (r * s) ** 2 else (low, s)
+        square = float(weights @ g @ weights)
+        if square <= 8 * len(g) * np.finfo(float).eps * float(weights @ norms) ** 2:  # zero, as far as g can tell
+            return None
+        low, high = (s, high) if square > (r * s) ** 2 else (low, s)
         support = np.flatnonzero(weights)
         there = g[np.ix_(support, support)]
         start, slope = _affine_min_norm(there), _affine_minimum(there, q[support], 0.0)
         excess = r**2 - slope @ there @ slope
-        exact = float(np.sqrt((start @ there @ start) / excess)) if excess > 0 else np.inf
-        if abs(exact - s) <= 1e-12 * s or high - low <= 1e-14 * high:
-            if np.isfinite(exact) and exact > 0:
-                s, weights = exact, np.zeros(len(g))
-                weights[support] = start + exact * slope
-            return np.asarray(preference + weights / s)
-        s = exact if low < exact < high else float(np.sqrt(low * high)) if low else 0.1 * high
-    return None
+        exact = float(np.sqrt(max(start @ there @ start, 0.0) / excess)) if excess > 0 else np.inf
+        if abs(exact - s) <= 1e-12 * s:
+            weights[support], s = start + exact * slope, exact
+        if s == exact or high - low <= 1e-14 * high:
+            break
+        guess = low < exact < high and trial % 4 > 0  # now and then a bisection, so that it ends whatever rounding does
+        s = exact if guess else float(np.sqrt(low * high)) if low else 0.1 * high
+    return np.asarray(preference + weights / s)
 
 
 def fair_weights(between: Array, share: Array, power: float) -> Array | None:
@@ -209,8 +215,9 @@ def fair_weights(between: Array, share: Array, power: float) -> Array | None:
             step = np.asarray(-np.linalg.solve(between + np.diag(power * pull / y), slope), dtype=np.float64)
         except np.linalg.LinAlgError:  # y runs away where the gradients cancel
             return None
-        error = float(-slope @ step / (pull @ y))  # the square of the relative error of y
-        if error >= best and best < 1e-9:
+        rounding = 16 * np.finfo(float).eps * (abs(between) @ y)  # of the products that cancel in C y
+        error = float(np.max(abs(slope) / (1e-10 * pull + rounding)))
+        if error >= best and best < 1.0:
             return kept
         best, kept = (error, y) if error < best else (best, kept)
         y = y + _damping(between, share, power, y, step, slope) * step
