@@ -48,12 +48,23 @@ def make_balancer(word: str, tasks: Sequence[str], options: Mapping[str, Any] | 
     for key in given:
         if key not in wanted:
             raise UserError(f"balancer '{word}' has no option '{key}'{nearest(key, wanted)}")
-    missing = [k for k, p in wanted.items() if p.default is p.empty and k not in given and k != "tasks"]
+    missing = [key for key in _required(method) if key not in given]
     if missing:
         raise UserError(f"balancer '{word}' needs {', '.join(missing)}=")
     if "tasks" in wanted:
         given["tasks"] = list(tasks)
     return method(**given)
+
+
+def ready_balancers() -> list[str]:
+    """Balancers that need nothing but the tasks' names: those that a study can be asked for by name."""
+    return [name for name, method in registered(balance.METHODS).items() if not _required(method)]
+
+
+def _required(method: type) -> list[str]:
+    """Arguments without a default, apart from the tasks' names."""
+    parameters = inspect.signature(method).parameters
+    return [key for key, p in parameters.items() if p.default is p.empty and key != "tasks"]
 
 
 def describe() -> list[dict[str, str]]:

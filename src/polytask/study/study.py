@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 import polytask
-from polytask import balance, files, names, relate
+from polytask import files, names, relate
 from polytask.config import StudyConfig
 from polytask.devices import PRECISIONS, Place
 from polytask.errors import UserError
@@ -78,7 +78,7 @@ class Study:
         wanted = list(self.config.arms or DEFAULT_ARMS)
         if "single" not in wanted:
             wanted.insert(0, "single")  # there is no verdict without the baselines
-        balancers = [n for n in names.registered(balance.METHODS) if n != "manual"]
+        balancers = names.ready_balancers()
         if self.config.arms is None:
             if not _has_sklearn():
                 wanted.remove("trees")
