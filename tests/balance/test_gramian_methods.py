@@ -143,6 +143,11 @@ class TestProjections:
             assert jac[1] @ d >= -1e-12 * np.linalg.norm(d)
         np.testing.assert_allclose(merge(UPGrad(), jac)[0], merge(PCGrad(), jac)[0] / 2, rtol=1e-12)
 
+    @pytest.mark.parametrize("height", [1e-2, 1e-4, 1e-5])
+    def test_nearly_opposite_gradients(self, height):
+        jac = np.array([[1.0, 0.0], [-1.0, height]])
+        assert_same(merge(UPGrad(), jac)[0], merge(PCGrad(), jac)[0] / 2, 1.0, 1e-14 / height**2)
+
     @pytest.mark.parametrize("seed", range(20))
     def test_optimal(self, seed):
         """KKT: v >= u, G v >= 0, and a task that was helped is not gained upon: (v - u) . G v = 0."""
@@ -219,6 +224,16 @@ class TestCAGrad:
         np.testing.assert_allclose(merge(CAGrad(c=1), jac)[0], 2 * merge(MGDA(), jac)[0], rtol=1e-9)
         np.testing.assert_allclose(merge(CAGrad(c=0.5), MATRICES["K"])[0], [1.5, 3.0], rtol=1e-12)
         np.testing.assert_allclose(merge(CAGrad(c=0.5, rescale=True), MATRICES["K"])[0], [1.2, 2.4], rtol=1e-12)
+
+    @pytest.mark.parametrize("seed", range(8))
+    def test_a_ball_that_holds_several_harmless_directions(self, seed):
+        """At a strongly stationary point the dual ends at g_w = 0, which rounding must not hide."""
+        rng = np.random.default_rng(seed)
+        jac = rng.normal(size=(5, 9))
+        jac[4] = -rng.uniform(0.2, 2.0, size=4) @ jac[:4]
+        with pytest.warns(RuntimeWarning, match="CAGrad: Pareto-stationary"):
+            d, _ = merge(CAGrad(c=2.0), jac)
+        assert np.linalg.norm(d) <= 1e-7 * np.abs(jac).max()
 
     def test_it_can_conflict(self):
         jac = np.array([[-1.0, 0.0], [3.0, -2.0]])
