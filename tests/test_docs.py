@@ -54,7 +54,8 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_readme_commands_exist() -> None:
     """Every `polytask <command>` and every `make <target>` that the README names."""
     text = (ROOT / "README.md").read_text()
-    listed = subprocess.run([sys.executable, "-m", "polytask", "--help"], capture_output=True, text=True, check=True).stdout
+    asked = [sys.executable, "-m", "polytask", "--help"]
+    listed = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
     for command in set(re.findall(r"^(?:\$ )?polytask ([a-z]+)", text, flags=re.MULTILINE)):
         assert f" {command} " in listed, command
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))

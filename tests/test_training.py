@@ -274,7 +274,7 @@ class TestFit:
         def remember(evaluation):
             kept[evaluation.epoch] = [p.clone() for p in model.state_dict().values()]
 
-        plan = Plan(epochs=30, lr=0.5, patience=4, max_norm=None)
+        plan = Plan(epochs=30, lr=0.5, patience=4, patience_steps=0, max_norm=None)
         _, run = train(model, plan=plan, on_evaluation=remember)
         assert len(run.evaluations) == run.best + 1 + 4
         assert run.best < 25
@@ -310,9 +310,12 @@ class TestFit:
         for left, right in zip(weights(model), weights(scaled), strict=True):
             torch.testing.assert_close(left, right, rtol=1e-3, atol=1e-4)
 
-    def test_an_epoch_has_at_least_min_steps(self):
-        _, run = train(plan=Plan(epochs=2, min_steps=9))
-        assert [e.step for e in run.evaluations] == [9, 18]
+    def test_patience_lasts_a_number_of_steps_where_epochs_are_short(self):
+        _, run = train(plan=Plan(epochs=60, lr=0.5, patience=1, patience_steps=0))
+        _, longer = train(plan=Plan(epochs=60, lr=0.5, patience=1, patience_steps=42))
+        per_epoch = run.evaluations[0].step
+        assert run.stale == 1
+        assert longer.stale == -(-42 // per_epoch) > 1
 
     @pytest.mark.filterwarnings("ignore:.*skipped a step:RuntimeWarning")
     def test_skipped_steps_are_counted_and_twenty_in_a_row_end_it(self):

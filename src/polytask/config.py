@@ -98,7 +98,7 @@ class StudyConfig(DataConfig):
     seeds: int = Field(5, ge=2, le=100)
     trials: int = Field(3, ge=1, le=4)
     budget: Annotated[float | None, BeforeValidator(parse_seconds)] = Field(None, gt=0)
-    epochs: int = Field(150, ge=1)
+    epochs: int = Field(300, ge=1)
     patience: int = Field(12, ge=1)
     batch_size: int | None = Field(None, ge=1)
     jobs: int | None = Field(None, ge=1)
@@ -117,7 +117,7 @@ class FitConfig(DataConfig):
     dropout: float = Field(0.1, ge=0, lt=1)
     lr: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-4, ge=0)
-    epochs: int = Field(150, ge=1)
+    epochs: int = Field(300, ge=1)
     patience: int = Field(12, ge=1)
     batch_size: int | None = Field(None, ge=1)
     device: str = "auto"

@@ -67,7 +67,7 @@ class MultiTaskEstimator:
         bins: int = 24,
         lr: float = 1e-3,
         weight_decay: float = 1e-4,
-        epochs: int = 150,
+        epochs: int = 300,
         patience: int = 12,
         batch_size: int | None = None,
         kinds: Mapping[str, str] | None = None,

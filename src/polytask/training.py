@@ -139,12 +139,12 @@ class Plan:
     """How long and how a model is trained.
 
     Args:
-        epochs: at most so many; an epoch is `sampler.steps_per_epoch` steps, but at least `min_steps`.
+        epochs: at most so many, of `sampler.steps_per_epoch` steps each.
         patience: stop after so many evaluations without a better one; None trains to the end.
         lr: of AdamW.
         weight_decay: of AdamW, on weight matrices only.
         max_norm: gradient clipping, None for none.
-        min_steps: least number of steps between two evaluations.
+        patience_steps: patience lasts at least so many steps, because epochs of small data are short.
     """
 
     epochs: int = 100
@@ -152,7 +152,7 @@ class Plan:
     lr: float = 1e-3
     weight_decay: float = 1e-4
     max_norm: float | None = 5.0
-    min_steps: int = 1
+    patience_steps: int = 280
 
 
 def batch_size_for(rows: int) -> int:
@@ -217,11 +217,10 @@ def fit(
         constant = {n: s[tasks[n].score.name] for n, s in evaluate(model, tasks, valid, place=place).items()}
     targets = {name: torch.cat([batch.targets[name].cpu() for batch in valid]) for name in tasks}
     best: dict[str, Tensor] = {}
-    steps_per_epoch = max(sampler.steps_per_epoch, plan.min_steps)
     skipped_in_a_row = 0
     for _ in range(plan.epochs):
         window = _Window(tuple(tasks))
-        for _ in range(steps_per_epoch):
+        for _ in range(sampler.steps_per_epoch):
             step = train_step(
                 model, tasks, sampler.draw(), balancer, optimizer, place=place, scaler=scaler, max_norm=plan.max_norm
             )
@@ -241,7 +240,7 @@ def fit(
             best = {name: value.detach().clone() for name, value in model.state_dict().items()}
         if on_evaluation is not None:
             on_evaluation(evaluation)
-        if plan.patience is not None and run.stale >= plan.patience:
+        if plan.patience is not None and run.stale >= max(plan.patience, plan.patience_steps / sampler.steps_per_epoch):
             break
     model.load_state_dict(best)
     run.seconds = time.perf_counter() - started

@@ -24,8 +24,8 @@ def test_a_group_of_one_is_the_baseline_of_that_task() -> None:
 
 
 def test_slugs_tell_networks_apart() -> None:
-    networks = [*arm("single").networks, *arm("trees").networks, *arm("hard+equal").networks, *arm("mmoe+equal").networks]
-    networks += [Network("hard", "equal", ("a", "b")), Network("hard", "equal", ("a,b",)), Network("hard", "equal", ("A",))]
+    networks = [n for name in ("single", "trees", "hard+equal", "mmoe+equal") for n in arm(name).networks]
+    networks += [Network("hard", "equal", tasks) for tasks in (("a", "b"), ("a,b",), ("A",))]
     assert len({network.slug for network in networks}) == len(networks)
 
 
@@ -35,7 +35,7 @@ def test_same_budget_for_every_kind_of_network() -> None:
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("hard+pcgard", r"did you mean 'hard\+pcgrad'"), ("hardequal", "did you mean"), ("singel", "did you mean 'single'")],
+    [("hard+pcgard", r"mean 'hard\+pcgrad'"), ("hardequal", "did you mean"), ("singel", "mean 'single'")],
 )
 def test_unknown_arms_are_refused_with_the_nearest(name: str, hint: str) -> None:
     with pytest.raises(UserError, match=hint):

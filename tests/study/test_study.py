@@ -106,7 +106,8 @@ def test_a_failed_training_leaves_a_partial_study(tmp_path: Path, monkeypatch: p
         return execute(folder, spec, budget)
 
     monkeypatch.setattr(running, "execute", sometimes)
-    study = Study(related(), targets=TARGETS, out=str(tmp_path / "o"), arms="single,hard+equal,hard+pcgrad", **QUICK).run()
+    words = {**QUICK, "arms": "single,hard+equal,hard+pcgrad"}
+    study = Study(related(), targets=TARGETS, out=str(tmp_path / "o"), **words).run()
     assert study["status"] == "partial"
     assert study["arms"]["hard+pcgrad"]["status"] == "failed"
     assert "on purpose" in study["arms"]["hard+pcgrad"]["error"]

@@ -28,7 +28,7 @@ Split = Annotated[str | None, typer.Option(help="Column that says train, valid o
 Holdout = Annotated[str | None, typer.Option(help="File with the test rows.")]
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file with the same words; options win.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of the split (default 0).")]
-Epochs = Annotated[int | None, typer.Option(help="At most so many passes over the data (default 150).")]
+Epochs = Annotated[int | None, typer.Option(help="At most so many passes over the data (default 300).")]
 Patience = Annotated[int | None, typer.Option(help="Stop after so many epochs without a better one (default 12).")]
 BatchSize = Annotated[int | None, typer.Option(help="Rows in a batch (default: by the number of rows).")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]

@@ -29,7 +29,7 @@ VALID_BATCH = 8192
 class Budget:
     """What every network of every arm gets, the same."""
 
-    epochs: int = 150
+    epochs: int = 300
     patience: int = 12
     batch_size: int | None = None
     device: str = "cpu"
