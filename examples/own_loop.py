@@ -28,4 +28,5 @@ for number in range(200):
     optimizer.step()
     if number % 50 == 0 and step.gram is not None:
         cosine = step.gram[0, 1] / (step.gram[0, 0] * step.gram[1, 1]).sqrt()
-        print(f"step {number}: losses {[round(float(x), 3) for x in step.losses]}, gradient cosine {float(cosine):+.2f}")
+        losses_now = [round(float(loss), 3) for loss in step.losses]
+        print(f"step {number}: losses {losses_now}, gradient cosine {float(cosine):+.2f}")
