@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -159,6 +160,19 @@ class LossBalancer(Balancer):
         return Step(names, record, weights)
 
 
+@dataclass(frozen=True)
+class _Measured:
+    """What a measuring balancer decides from: the losses' names, tensors and values, the blocks with their Gramians."""
+
+    names: tuple[str, ...]
+    values: list[Tensor]
+    losses: Tensor
+    blocks: Sequence[SharedBlock]
+    grams: list[Tensor]
+    at: Any
+    factor: Any
+
+
 class _MeasuringBalancer(Balancer):
     """What the two kinds that see gradients have in common: measure, stop at an overflow, write the rest."""
 
@@ -171,12 +185,12 @@ class _MeasuringBalancer(Balancer):
             reason = f"the gradient of task '{names[row]}' is not finite"
             return Step(names, record, gram=total, skipped=reason)
         found.write_own()
-        weights = self._agree(names, values, record, found.blocks, grams, at, factor)
+        weights = self._agree(_Measured(names, values, record, found.blocks, grams, at, factor))
         return Step(names, record, weights, total)
 
     @abstractmethod
-    def _agree(self, names: Any, values: Any, record: Any, blocks: Any, grams: Any, at: Any, factor: Any) -> Any:
-        """Decide, write the shared gradients, and return the weights or None."""
+    def _agree(self, seen: _Measured) -> Tensor | None:
+        """Decide, write the shared gradients, and return the weights if there are any."""
 
 
 class GramBalancer(_MeasuringBalancer):
@@ -186,25 +200,16 @@ class GramBalancer(_MeasuringBalancer):
     def weigh(self, gram: Tensor, losses: Tensor, rows: Tensor) -> Tensor:
         """Weights (T,) float64 from the Gramian (T, T) float64 and the losses (T,)."""
 
-    def _agree(
-        self,
-        names: tuple[str, ...],
-        values: list[Tensor],
-        record: Tensor,
-        blocks: Sequence[SharedBlock],
-        grams: list[Tensor],
-        at: Any,
-        factor: Any,
-    ) -> Tensor:
-        rows, losses = self.rows(names), record.double().cpu()
-        chosen = torch.full((len(names),), float("nan"), dtype=torch.float64)
-        for block, gram in reversed(list(zip(blocks, grams, strict=True))):  # the largest set last: its weights stay
+    def _agree(self, seen: _Measured) -> Tensor:
+        rows, losses = self.rows(seen.names), seen.losses.double().cpu()
+        chosen = torch.full((len(seen.names),), float("nan"), dtype=torch.float64)
+        for block, gram in reversed(list(zip(seen.blocks, seen.grams, strict=True))):  # the largest set's weights stay
             members = list(block.rows)
             chosen[members] = self.weigh(gram, losses[members], rows[members])
-            if at is None:
+            if seen.at is None:
                 block.write_weighted(chosen[members])
-        if at is not None:
-            self._pull_shared(values, chosen, factor)
+        if seen.at is not None:
+            self._pull_shared(seen.values, chosen, seen.factor)
         return chosen
 
     def _pull_shared(self, values: list[Tensor], weights: Tensor, factor: Any) -> None:
@@ -222,21 +227,12 @@ class JacobianBalancer(_MeasuringBalancer):
     def merge(self, jacobian: Tensor, losses: Tensor, rows: Tensor) -> Tensor:
         """One direction (P,) from the task gradients (T, P) and the losses (T,)."""
 
-    def _agree(
-        self,
-        names: tuple[str, ...],
-        values: list[Tensor],
-        record: Tensor,
-        blocks: Sequence[SharedBlock],
-        grams: list[Tensor],
-        at: Any,
-        factor: Any,
-    ) -> None:
-        rows = self.rows(names)
-        for block in blocks:
+    def _agree(self, seen: _Measured) -> None:
+        rows = self.rows(seen.names)
+        for block in seen.blocks:
             members = list(block.rows)
-            direction = self.merge(block.jacobian(), record[members], rows[members])
-            if at is None:
+            direction = self.merge(block.jacobian(), seen.losses[members], rows[members])
+            if seen.at is None:
                 block.write(direction)
             else:
                 self._pull_back(block, direction)
