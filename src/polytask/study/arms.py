@@ -43,9 +43,14 @@ class Network:
         return f"{self.trunk}-{self.balancer}-{files.slug(chr(31).join(self.tasks))}"
 
     @property
+    def is_trees(self) -> bool:
+        """Whether this is the outside reference, which is no network at all."""
+        return self.trunk == "trees"
+
+    @property
     def candidates(self) -> tuple[dict[str, Any], ...]:
         """The settings that tuning may choose from."""
-        return TREE_CANDIDATES if self.trunk == "trees" else CANDIDATES
+        return TREE_CANDIDATES if self.is_trees else CANDIDATES
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from polytask import files
 from polytask.devices import Place
 from polytask.study.runs import Budget, RunSpec, execute
@@ -45,8 +47,6 @@ def _interrupts_held() -> Iterator[None]:
 def _quiet_worker() -> None:
     """Ctrl-C is for the parent, which stops the workers; one thread each, or they fight over the cores."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    import torch
-
     torch.set_num_threads(1)
 
 
@@ -85,7 +85,9 @@ class Runner:
 
     def _here(self, todo: Sequence[RunSpec]) -> Iterator[tuple[RunSpec, dict[str, Any]]]:
         for spec in todo:
-            yield spec, execute(self.folder, spec, self.budget)
+            with torch.random.fork_rng():  # the caller's random numbers stay as they were
+                record = execute(self.folder, spec, self.budget)
+            yield spec, record
 
     def _parallel(self, todo: Sequence[RunSpec]) -> Iterator[tuple[RunSpec, dict[str, Any]]]:
         for attempt in range(RETRIES + 1):

@@ -67,7 +67,7 @@ def execute(folder: Path, spec: RunSpec, budget: Budget) -> dict[str, Any]:
     """
     started = time.perf_counter()
     try:
-        outcome = _trees(folder, spec) if spec.network.trunk == "trees" else _network(folder, spec, budget)
+        outcome = _trees(folder, spec) if spec.network.is_trees else _network(folder, spec, budget)
         record = {"status": "done", "error": None, **outcome}
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError, MemoryError, ImportError) as error:
         record = {"status": "failed", "error": f"{type(error).__name__}: {error}"}

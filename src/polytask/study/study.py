@@ -84,7 +84,7 @@ class Study:
                 wanted.remove("trees")
             if len(tasks) < 3:
                 wanted.remove("groups")  # two tasks can only share all or nothing
-        return [name if name == "groups" else make_arm(name, tasks, TRUNKS, balancers) for name in wanted]
+        return [name if name == "groups" else make_arm(name, tasks, list(TRUNKS), balancers) for name in wanted]
 
     def prepare(self) -> Prepared:
         """Read, check and split the data; cheap, and the first thing that can fail."""
@@ -107,7 +107,7 @@ class Study:
                 build(rows, RunSpec(n, 0, 0)).parameter_count() for n in arm.networks
             )  # fmt: skip
             arms.append({"arm": arm.name, "networks": len(arm.networks), "parameters": size, "note": arm.role})
-        runs = {n: self._tuning_runs(n) + (0 if n.trunk == "trees" else self.config.seeds) for n in networks}
+        runs = {n: self._tuning_runs(n) + (0 if n.is_trees else self.config.seeds) for n in networks}
         later = sum(isinstance(arm, str) for arm in self.arms) * 2 * (self.config.trials + self.config.seeds)
         steps = sum(self._steps(network, data) * count for network, count in runs.items())
         seconds = round(steps * SECONDS_PER_STEP / self.jobs + 4, 0)
@@ -195,7 +195,7 @@ class Study:
 
     def _tuning_runs(self, network: Network) -> int:
         """How many candidates are tried; a single one only where its run is needed: to time a budget, to read trees."""
-        needed = self.config.trials > 1 or self.config.budget is not None or network.trunk == "trees"
+        needed = self.config.trials > 1 or self.config.budget is not None or network.is_trees
         return self.config.trials if needed else 0
 
     def _affordable(self, records: Records, started: float) -> tuple[int, int]:
@@ -214,7 +214,7 @@ class Study:
         return trials, seeds
 
     def _finals(self, networks: Sequence[Network], tuned: Mapping[Network, int], seeds: int, runner: Runner) -> Records:
-        specs = [RunSpec(n, tuned[n], s) for s in range(seeds) for n in networks if n.trunk != "trees"]
+        specs = [RunSpec(n, tuned[n], s) for s in range(seeds) for n in networks if not n.is_trees]
         return runner.run(specs)
 
     def _propose_groups(self, data: Prepared, finals: Records) -> Arm | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -42,18 +42,11 @@ class TableRecipe:
 
     def __call__(self, names: Sequence[str]) -> MultiTaskModel:
         """The model of these tasks."""
-        trunk = self._trunk(names)
+        if self.trunk not in TRUNKS:
+            raise UserError(f"tables know no trunk '{self.trunk}'{nearest(self.trunk, TRUNKS)}")
+        trunk = TRUNKS[self.trunk](self, names)
         heads = {n: make_head(self.tasks[n], trunk.out_features, self.tower, self.dropout) for n in names}
         return MultiTaskModel(trunk, heads)
-
-    def _trunk(self, names: Sequence[str]) -> Trunk:
-        if self.trunk == "hard":
-            return HardSharing(TableEncoder(self.shape, self.bins, [self.width] * self.depth, self.dropout))
-        if self.trunk == "mmoe":
-            widths = [max(8, self.width // 2)] * self.depth
-            stem = TableStem(self.shape, self.bins)
-            return MMoE(stem, names, experts=self.experts, widths=widths, dropout=self.dropout)
-        raise UserError(f"tables know no trunk '{self.trunk}'{nearest(self.trunk, TRUNKS)}")
 
     def with_settings(self, settings: Mapping[str, Any]) -> TableRecipe:
         """The same recipe with other widths, depth, dropout ...; other keys are ignored."""
@@ -64,7 +57,18 @@ class TableRecipe:
         return {key: value for key, value in asdict(replace(self, tasks={})).items() if key in SETTINGS}
 
 
-TRUNKS = ("hard", "mmoe")
+def _hard(recipe: TableRecipe, names: Sequence[str]) -> Trunk:
+    widths = [recipe.width] * recipe.depth
+    return HardSharing(TableEncoder(recipe.shape, recipe.bins, widths, recipe.dropout))
+
+
+def _mmoe(recipe: TableRecipe, names: Sequence[str]) -> Trunk:
+    widths = [max(8, recipe.width // 2)] * recipe.depth
+    stem = TableStem(recipe.shape, recipe.bins)
+    return MMoE(stem, names, experts=recipe.experts, widths=widths, dropout=recipe.dropout)
+
+
+TRUNKS: dict[str, Callable[[TableRecipe, Sequence[str]], Trunk]] = {"hard": _hard, "mmoe": _mmoe}
 SETTINGS = ("trunk", "width", "depth", "tower", "dropout", "experts", "bins")
 
 
