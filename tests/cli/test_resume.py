@@ -48,6 +48,14 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, table: object) -> di
 
 def interrupt(jobs: int, after: int) -> tuple[subprocess.Popen, str, str]:
     """Start the study, press Ctrl-C (which every process of the group gets) when `after` runs are done."""
+    process = started(jobs, after)
+    os.killpg(process.pid, signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=30)
+    return process, stdout, stderr
+
+
+def started(jobs: int, after: int) -> subprocess.Popen:
+    """A study in a process group of its own that has finished `after` runs."""
     command = [sys.executable, "-m", "polytask", *WORDS, "--jobs", str(jobs), "--out", "out"]
     process = subprocess.Popen(
         command,
@@ -62,9 +70,7 @@ def interrupt(jobs: int, after: int) -> tuple[subprocess.Popen, str, str]:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=30)
-    return process, stdout, stderr
+    return process
 
 
 def group_is_gone(group: int) -> bool:
@@ -101,6 +107,13 @@ def test_ctrl_c_while_workers_start(here: Path) -> None:
     assert process.returncode == 130
     assert stderr.splitlines()[-1] == SENTENCE
     assert "Traceback" not in stderr
+    assert group_is_gone(process.pid)
+
+
+def test_workers_leave_with_a_parent_that_was_killed(here: Path) -> None:
+    process = started(jobs=2, after=10)
+    process.kill()  # only the parent; it has no time to stop anybody
+    process.communicate(timeout=30)
     assert group_is_gone(process.pid)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -47,7 +48,16 @@ def _interrupts_held() -> Iterator[None]:
 def _quiet_worker() -> None:
     """Ctrl-C is for the parent, which stops the workers; one thread each, or they fight over the cores."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     torch.set_num_threads(1)
+
+
+def _leave_with_parent() -> None:
+    """A parent that is killed cannot stop its workers: they would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 class Runner:
