@@ -96,7 +96,7 @@ class StudyConfig(DataConfig):
 
     arms: Names | None = Field(None, min_length=1)
     seeds: int = Field(5, ge=2, le=100)
-    trials: int = Field(3, ge=1, le=4)
+    trials: int = Field(2, ge=1, le=4)
     budget: Annotated[float | None, BeforeValidator(parse_seconds)] = Field(None, gt=0)
     epochs: int = Field(300, ge=1)
     patience: int = Field(12, ge=1)

@@ -65,7 +65,7 @@ def study(
     config: Config = None,
     arms: Annotated[str | None, typer.Option(help="For example single,hard+pcgrad,mmoe+equal,groups,trees.")] = None,
     seeds: Annotated[int | None, typer.Option(help="Compared runs per network (default 5).")] = None,
-    trials: Annotated[int | None, typer.Option(help="Settings that tuning tries per network, 1 to 4.")] = None,
+    trials: Annotated[int | None, typer.Option(help="Settings tried per network, 1 to 4 (default 2).")] = None,
     budget: Annotated[str | None, typer.Option(help="About how long it may take: 90s, 2m, 1.5h.")] = None,
     out: Annotated[str | None, typer.Option(help="Output folder (default polytask-study).")] = None,
     seed: Seed = None,
