@@ -60,9 +60,9 @@ def page(found: list[dict[str, Any]]) -> str:
     """docs/results.md."""
     lines = [
         "# Real data\n",
-        "Studies with `--trials 3` (`python benchmarks/real.py`, two busy cores): test rows, means over 5 seeds; R² for",
-        "regressions, ROC-AUC for binary tasks. *trees* are gradient-boosted trees per target (scikit-learn), the outside",
-        "reference.",
+        "Studies with `--trials 3` (`python benchmarks/real.py`, two busy cores): test rows, means over 5 seeds; R²",
+        "for regressions, ROC-AUC for binary tasks. *trees* are gradient-boosted trees per target (scikit-learn), the",
+        "outside reference.",
         "The data sets and their published or probed baselines are described in `polytask.datasets`.\n",
     ]
     for entry in found:
