@@ -58,7 +58,7 @@ def test_an_option_wins_over_the_file(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_text("data: d.csv\ntargets: a,b\nseeds: 3\nbudget: 2m\nlr: 1\n".replace("lr: 1\n", ""))
     config = load_config(StudyConfig, file, {"seeds": 4, "trials": None, "targets": "c,d"})
-    assert (config.data, config.seeds, config.trials, config.budget) == ("d.csv", 4, 3, 120)
+    assert (config.data, config.seeds, config.trials, config.budget) == ("d.csv", 4, StudyConfig().trials, 120)
     assert config.targets == {"c": None, "d": None}
 
 
