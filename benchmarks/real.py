@@ -68,6 +68,8 @@ def page(found: list[dict[str, Any]]) -> str:
     for entry in found:
         arms = list(entry["arms"])
         lines += [f"\n## {entry['line']}\n", f"**{entry['verdict']['headline']}** ({entry['seconds']:.0f} s)\n"]
+        if "note" in entry:  # written by hand into a record that was not made by today's code
+            lines.append(f"*{entry['note']}*\n")
         lines += ["| task | " + " | ".join(arms) + " |", "|---|" + "---|" * len(arms)]
         for task in entry["kinds"]:
             lines.append(f"| {task} | " + " | ".join(f"{entry['arms'][arm][task]:.3f}" for arm in arms) + " |")
