@@ -51,6 +51,7 @@ def train_step(
     place: Place | None = None,
     scaler: torch.amp.GradScaler | None = None,
     max_norm: float | None = None,
+    draw: Callable[[], Sequence[Batch]] | None = None,
 ) -> Step | None:
     """One step: losses, the balancer's backward, the optimizer.
 
@@ -59,6 +60,7 @@ def train_step(
         place: device and precision; the model must already be there.
         scaler: for fp16.
         max_norm: clip the gradient to this norm.
+        draw: gives one more draw of the sampler, for balancers that compare independent batches.
 
     Returns:
         The Step, or None when no row of the draw has a label. After a skipped step (`Step.skipped`) no parameter has
@@ -66,12 +68,19 @@ def train_step(
     """
     place = place or Place(next(model.parameters()).device)
     optimizer.zero_grad(set_to_none=True)
-    with place.autocast():
-        losses = task_losses(model, tasks, [batch.to(place.device) for batch in batches])
-        penalty = model.penalty()
+    again = _Again(model) if balancer.looks_again else None
+
+    def losses_of(drawn: Sequence[Batch]) -> dict[str, Tensor]:
+        with place.autocast():
+            return task_losses(model, tasks, [batch.to(place.device) for batch in drawn])
+
+    losses = losses_of(batches)
     if not losses:
         return None
-    step = balancer.backward(losses, extra=penalty, scaler=scaler)
+    with place.autocast():
+        penalty = model.penalty()
+    fresh = (lambda: losses_of(draw())) if draw is not None else None
+    step = balancer.backward(losses, extra=penalty, scaler=scaler, fresh=fresh)
     if scaler is not None:
         scaler.unscale_(optimizer)
     moved = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
@@ -84,7 +93,30 @@ def train_step(
         scaler.update()
     elif step.skipped is None:
         optimizer.step()
+    if again is not None and step.skipped is None:
+        balancer.after_step(lambda: again.replay(lambda: losses_of(batches)))
     return step
+
+
+class _Again:
+    """Computes a second time what the model computed from here on: the same dropout, no second BatchNorm update."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.devices = [p.device for p in list(model.parameters())[:1] if p.device.type == "cuda"]
+        self.random = torch.get_rng_state(), [torch.cuda.get_rng_state(device) for device in self.devices]
+
+    def replay(self, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The result of `compute`; random state and buffers are left as they are."""
+        buffers = {name: value.clone() for name, value in self.model.named_buffers()}
+        with torch.random.fork_rng(self.devices), torch.no_grad():
+            torch.set_rng_state(self.random[0])
+            for device, state in zip(self.devices, self.random[1], strict=True):
+                torch.cuda.set_rng_state(state, device)
+            losses = compute()
+            for name, value in self.model.named_buffers():
+                value.copy_(buffers[name])
+        return losses
 
 
 @torch.no_grad()
@@ -210,6 +242,7 @@ def fit(
     plan, balancer, place = plan or Plan(), balancer or Equal(), place or Place.find("cpu")
     model.to(place.device).train()
     balancer.to(place.device)
+    balancer.attach(model.parameters())
     optimizer = optimizer or make_optimizer(model, balancer, plan)
     scaler = place.scaler()
     run, started = Run(tuple(tasks)), time.perf_counter()
@@ -217,25 +250,16 @@ def fit(
         constant = {n: s[tasks[n].score.name] for n, s in evaluate(model, tasks, valid, place=place).items()}
     targets = {name: torch.cat([batch.targets[name].cpu() for batch in valid]) for name in tasks}
     best: dict[str, Tensor] = {}
-    skipped_in_a_row = 0
+    window = _Window(tuple(tasks))
     for _ in range(plan.epochs):
-        window = _Window(tuple(tasks))
         for _ in range(sampler.steps_per_epoch):
+            drawn, draw, limit = sampler.draw(), sampler.draw, plan.max_norm
             step = train_step(
-                model, tasks, sampler.draw(), balancer, optimizer, place=place, scaler=scaler, max_norm=plan.max_norm
+                model, tasks, drawn, balancer, optimizer, place=place, scaler=scaler, max_norm=limit, draw=draw
             )
-            run.steps += 1
-            if step is None:  # nothing labelled in this draw
-                continue
-            if step.skipped is None:
-                window.steps.append(step)
-                skipped_in_a_row = 0
-                continue
-            run.skipped += 1
-            skipped_in_a_row += 1
-            if skipped_in_a_row >= MAX_SKIPPED:
-                raise TrainingError(f"step {run.steps}: {step.skipped}, {MAX_SKIPPED} times in a row; lower lr")
+            window.add(step, run)
         evaluation = window.close(tasks, predict(model, tasks, valid, place=place), targets, constant, halves, run)
+        balancer.observe(evaluation.skill)
         if run.append(evaluation):
             best = {name: value.detach().clone() for name, value in model.state_dict().items()}
         if on_evaluation is not None:
@@ -258,6 +282,21 @@ class _Window:
     def __init__(self, tasks: tuple[str, ...]) -> None:
         self.tasks = tasks
         self.steps: list[Step] = []
+        self.skipped_in_a_row = 0
+
+    def add(self, step: Step | None, run: Run) -> None:
+        """Count one step; None is a draw without a label."""
+        run.steps += 1
+        if step is None:
+            return
+        if step.skipped is None:
+            self.steps.append(step)
+            self.skipped_in_a_row = 0
+            return
+        run.skipped += 1
+        self.skipped_in_a_row += 1
+        if self.skipped_in_a_row >= MAX_SKIPPED:
+            raise TrainingError(f"step {run.steps}: {step.skipped}, {MAX_SKIPPED} times in a row; lower lr")
 
     def _means(self, field: str) -> dict[str, float]:
         collected: dict[str, list[Tensor]] = {}
@@ -289,10 +328,10 @@ class _Window:
         halves: Tensor | None,
         run: Run,
     ) -> Evaluation:
-        """The record of the window and of the validation rows after it."""
+        """The record of the window and of the validation rows after it; the next window begins."""
         values = {name: task.score(predictions[name], targets[name]) for name, task in tasks.items()}
         grams = self._grams()
-        return Evaluation(
+        evaluation = Evaluation(
             epoch=len(run.evaluations),
             step=run.steps,
             losses=self._means("losses"),
@@ -303,6 +342,8 @@ class _Window:
             conflict=_lists(relate.conflict_rate(grams)) if grams is not None else None,
             halves=_skill_by_half(tasks, predictions, targets, constant, halves) if halves is not None else None,
         )
+        self.steps = []
+        return evaluation
 
 
 def _skill_by_half(

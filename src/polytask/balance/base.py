@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,29 @@ from polytask.gradients import SharedBlock
 from polytask.records import Step
 
 At = Tensor | Sequence[Tensor] | None
+Losses = Mapping[str, Tensor]
+Closure = Callable[[], Losses]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One checked call of `backward`.
+
+    Args:
+        names: the tasks present.
+        values: their losses, each with its graph.
+        losses: the same as detached numbers (T,), float32.
+        at: where task gradients are measured; None for every shared parameter.
+        factor: the loss scale of fp16, else 1.
+        fresh: gives the losses on one more independent batch at every call.
+    """
+
+    names: tuple[str, ...]
+    values: list[Tensor]
+    losses: Tensor
+    at: Sequence[Tensor] | None
+    factor: Any
+    fresh: Closure | None
 
 
 class Balancer(nn.Module, ABC):
@@ -36,6 +59,7 @@ class Balancer(nn.Module, ABC):
     """
 
     stateful = False  # whether `tasks=` must be given
+    looks_again = False  # whether `after_step` must see the losses of the same batch after the optimizer's step
 
     def __init__(self, tasks: Sequence[str] | None = None) -> None:
         super().__init__()
@@ -50,6 +74,7 @@ class Balancer(nn.Module, ABC):
         at: At = None,
         extra: Tensor | None = None,
         scaler: torch.amp.GradScaler | None = None,
+        fresh: Closure | None = None,
     ) -> Step:
         """Add the agreed gradient to the parameters' `.grad`; was `sum(losses).backward()`.
 
@@ -58,6 +83,8 @@ class Balancer(nn.Module, ABC):
             at: where task gradients are measured: a representation (cheap), or None for every shared parameter.
             extra: a term added as it is, unbalanced (a trunk's penalty).
             scaler: under fp16, the GradScaler; gradients are left scaled for `scaler.step`.
+            fresh: for the methods that need independent batches in one step: a function that draws one more batch and
+                returns its losses, as a dict with the same tasks.
 
         Returns:
             The Step. `Step.skipped` says why nothing was done: a non-finite loss or gradient. No `.grad` has then been
@@ -81,7 +108,7 @@ class Balancer(nn.Module, ABC):
             (values[0] * factor).backward()
             step = Step(names, record, torch.ones(1))
         else:
-            step = self._pull(names, values, record, points, factor)
+            step = self._pull(Asked(names, values, record, points, factor, fresh))
         if step.skipped is not None:
             return self._skip(step, values, factor)
         if held is not None:
@@ -94,8 +121,29 @@ class Balancer(nn.Module, ABC):
         return True
 
     @abstractmethod
-    def _pull(self, names: tuple[str, ...], values: list[Tensor], record: Tensor, at: Any, factor: Any) -> Step:
-        """One backward of the kind; `values` are the checked losses, `factor` the loss scale."""
+    def _pull(self, asked: Asked) -> Step:
+        """One backward of the kind."""
+
+    def attach(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Name the model's parameters, once and in a lasting order, for methods that keep a number for each of them.
+
+        Other methods ignore it. `fit` calls it; in a loop of one's own: `balancer.attach(model.parameters())`.
+        """
+
+    def after_step(self, losses: Closure) -> None:
+        """Look at the losses again after `optimizer.step()`, for methods with `looks_again`; others ignore it.
+
+        Args:
+            losses: a function that computes the losses of the same batch with the parameters as they are now, with the
+                same dropout and without a second update of BatchNorm's statistics. Called without gradients.
+        """
+
+    def observe(self, scores: Mapping[str, float]) -> None:
+        """Hear the validation scores, for methods that weigh by them; others ignore it.
+
+        Args:
+            scores: per task a number of at most 1, where 1 is perfect and 0 is as good as a constant.
+        """
 
     def rows(self, names: Sequence[str]) -> Tensor:
         """Positions of the present tasks in the per-task state."""
@@ -152,44 +200,32 @@ class LossBalancer(Balancer):
         """Not for one of several tasks: where each step draws one task, its weight counts and is still learnt."""
         return self.tasks is None or len(self.tasks) == 1
 
-    def _pull(self, names: tuple[str, ...], values: list[Tensor], record: Tensor, at: Any, factor: Any) -> Step:
-        stacked = torch.stack(values)
+    def _pull(self, asked: Asked) -> Step:
+        stacked = torch.stack(asked.values)
         stacked.retain_grad()  # d total / d losses comes with the one backward: what each task was weighted with
-        (self.scalarise(stacked, self.rows(names).to(stacked.device)) * factor).backward()
-        weights = stacked.grad.float() / float(factor) if stacked.grad is not None else None
-        return Step(names, record, weights)
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """What a measuring balancer decides from: the losses' names, tensors and values, the blocks with their Gramians."""
-
-    names: tuple[str, ...]
-    values: list[Tensor]
-    losses: Tensor
-    blocks: Sequence[SharedBlock]
-    grams: list[Tensor]
-    at: Any
-    factor: Any
+        (self.scalarise(stacked, self.rows(asked.names).to(stacked.device)) * asked.factor).backward()
+        weights = stacked.grad.float() / float(asked.factor) if stacked.grad is not None else None
+        return Step(asked.names, asked.losses, weights)
 
 
 class _MeasuringBalancer(Balancer):
     """What the two kinds that see gradients have in common: measure, stop at an overflow, write the rest."""
 
-    def _pull(self, names: tuple[str, ...], values: list[Tensor], record: Tensor, at: Any, factor: Any) -> Step:
-        found = gradients.task_gradients([value * factor for value in values], at=at, keep_graph=at is not None)
-        grams = [block.gram() / float(factor) ** 2 for block in found.blocks]
-        total = gradients.total_gram(found.blocks, len(values), grams)
+    def _pull(self, asked: Asked) -> Step:
+        scaled = [value * asked.factor for value in asked.values]
+        found = gradients.task_gradients(scaled, at=asked.at, keep_graph=asked.at is not None)
+        grams = [block.gram() / float(asked.factor) ** 2 for block in found.blocks]
+        total = gradients.total_gram(found.blocks, len(scaled), grams)
         if not torch.isfinite(total).all():
             row = int((~torch.isfinite(total.diagonal())).nonzero()[0])
-            reason = f"the gradient of task '{names[row]}' is not finite"
-            return Step(names, record, gram=total, skipped=reason)
+            reason = f"the gradient of task '{asked.names[row]}' is not finite"
+            return Step(asked.names, asked.losses, gram=total, skipped=reason)
         found.write_own()
-        weights = self._agree(_Measured(names, values, record, found.blocks, grams, at, factor))
-        return Step(names, record, weights, total)
+        weights = self._agree(asked, found.blocks, grams)
+        return Step(asked.names, asked.losses, weights, total)
 
     @abstractmethod
-    def _agree(self, seen: _Measured) -> Tensor | None:
+    def _agree(self, asked: Asked, blocks: Sequence[SharedBlock], grams: Sequence[Tensor]) -> Tensor | None:
         """Decide, write the shared gradients, and return the weights if there are any."""
 
 
@@ -200,22 +236,22 @@ class GramBalancer(_MeasuringBalancer):
     def weigh(self, gram: Tensor, losses: Tensor, rows: Tensor) -> Tensor:
         """Weights (T,) float64 from the Gramian (T, T) float64 and the losses (T,)."""
 
-    def _agree(self, seen: _Measured) -> Tensor:
-        rows, losses = self.rows(seen.names), seen.losses.double().cpu()
-        chosen = torch.full((len(seen.names),), float("nan"), dtype=torch.float64)
-        for block, gram in reversed(list(zip(seen.blocks, seen.grams, strict=True))):  # the largest set's weights stay
+    def _agree(self, asked: Asked, blocks: Sequence[SharedBlock], grams: Sequence[Tensor]) -> Tensor:
+        rows, losses = self.rows(asked.names), asked.losses.double().cpu()
+        chosen = torch.full((len(asked.names),), float("nan"), dtype=torch.float64)
+        for block, gram in reversed(list(zip(blocks, grams, strict=True))):  # the largest set's weights stay
             members = list(block.rows)
             chosen[members] = self.weigh(gram, losses[members], rows[members])
-            if seen.at is None:
+            if asked.at is None:
                 block.write_weighted(chosen[members])
-        if seen.at is not None:
-            self._pull_shared(seen.values, chosen, seen.factor)
+        if asked.at is not None:
+            self._pull_shared(asked, chosen)
         return chosen
 
-    def _pull_shared(self, values: list[Tensor], weights: Tensor, factor: Any) -> None:
+    def _pull_shared(self, asked: Asked, weights: Tensor) -> None:
         """One more backward of the weighted losses, into the parameters that several tasks share."""
-        leaves = [leaf for group in gradients.reaches(values) if len(group.rows) > 1 for leaf in group.leaves]
-        total = torch.stack([w.to(v) * v for w, v in zip(weights, values, strict=True)]).sum() * factor
+        leaves = [leaf for group in gradients.reaches(asked.values) if len(group.rows) > 1 for leaf in group.leaves]
+        total = torch.stack([w.to(v) * v for w, v in zip(weights, asked.values, strict=True)]).sum() * asked.factor
         if leaves:  # with one representation per task there may be none
             total.backward(inputs=leaves)
 
@@ -227,12 +263,12 @@ class JacobianBalancer(_MeasuringBalancer):
     def merge(self, jacobian: Tensor, losses: Tensor, rows: Tensor) -> Tensor:
         """One direction (P,) from the task gradients (T, P) and the losses (T,)."""
 
-    def _agree(self, seen: _Measured) -> None:
-        rows = self.rows(seen.names)
-        for block in seen.blocks:
+    def _agree(self, asked: Asked, blocks: Sequence[SharedBlock], grams: Sequence[Tensor]) -> None:
+        rows = self.rows(asked.names)
+        for block in blocks:
             members = list(block.rows)
-            direction = self.merge(block.jacobian(), seen.losses[members], rows[members])
-            if seen.at is None:
+            direction = self.merge(block.jacobian(), asked.losses[members], rows[members])
+            if asked.at is None:
                 block.write(direction)
             else:
                 self._pull_back(block, direction)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from polytask import gradients
-from polytask.balance.base import Balancer, LossBalancer
+from polytask.balance.base import Asked, Balancer, LossBalancer
 from polytask.errors import UserError
 from polytask.records import Step
 
@@ -38,8 +37,8 @@ class LogGramian(Balancer):
     def plain_alone(self) -> bool:
         return self.balancer.plain_alone
 
-    def _pull(self, names: tuple[str, ...], values: list[Tensor], record: Tensor, at: Any, factor: Any) -> Step:
-        measured = int(self.count) % self.every == 0 and len(values) > 1
+    def _pull(self, asked: Asked) -> Step:
+        measured = int(self.count) % self.every == 0 and len(asked.values) > 1
         self.count += 1
-        gram = gradients.gramian(dict(zip(names, values, strict=True))) if measured else None
-        return dataclasses.replace(self.balancer._pull(names, values, record, at, factor), gram=gram)
+        gram = gradients.gramian(dict(zip(asked.names, asked.values, strict=True))) if measured else None
+        return dataclasses.replace(self.balancer._pull(asked), gram=gram)
