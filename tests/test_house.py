@@ -29,11 +29,12 @@ LAYERS = [
     ["sampling"],
     ["devices"],
     ["training"],
-    ["names"],
+    ["names", "testing"],
     ["table"],
     ["config", "reports"],
     ["study"],
     ["estimator", "datasets", "domains"],
+    ["testing"],
     ["cli"],
     ["__main__"],
 ]
