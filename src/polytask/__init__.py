@@ -33,6 +33,7 @@ _HOMES = {
     "PCGrad": "balance",
     "Plan": "training",
     "Run": "records",
+    "Separate": "trunks",
     "Step": "records",
     "Study": "study.study",
     "Task": "task",
@@ -90,4 +91,10 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from polytask.study.study import Study as Study
     from polytask.task import Task as Task
     from polytask.training import Plan as Plan, evaluate as evaluate, fit as fit, train_step as train_step
-    from polytask.trunks import Grouped as Grouped, HardSharing as HardSharing, MMoE as MMoE, Trunk as Trunk
+    from polytask.trunks import (
+        Grouped as Grouped,
+        HardSharing as HardSharing,
+        MMoE as MMoE,
+        Separate as Separate,
+        Trunk as Trunk,
+    )

@@ -53,6 +53,13 @@ class MultiTaskModel(nn.Module):
         """The second half of `forward`, for whoever needs the features too."""
         return {name: self.head(name)(value) for name, value in features.items()}
 
+    def serves(self) -> dict[str, tuple[str, ...]]:
+        """Per parameter (its name in `named_parameters`) the tasks whose outputs it can change."""
+        served = {f"trunk.{name}": tasks for name, tasks in self.trunk.serves(self.names).items()}
+        for task, head in zip(self.names, self.heads, strict=True):
+            served |= {f"heads.{self.names.index(task)}.{name}": (task,) for name, _ in head.named_parameters()}
+        return served
+
     def penalty(self) -> Tensor | None:
         """What the trunk adds to the losses, unbalanced."""
         return self.trunk.penalty()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from polytask.encoders import MLP
+from polytask.encoders import MLP, stages
 
 if TYPE_CHECKING:
     from polytask.table.preprocess import TableShape
@@ -96,3 +96,7 @@ class TableEncoder(nn.Module):
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         return self.body(self.stem(inputs))
+
+    def stages(self) -> list[nn.Module]:
+        """The stem, then one stage per hidden layer (see `encoders.stages`)."""
+        return [self.stem, *(stages(self.body) if len(self.body) else [])]

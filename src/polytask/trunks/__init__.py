@@ -1,10 +1,10 @@
 """What is shared: one file per arrangement."""
 
-from polytask.trunks.base import Trunk
+from polytask.trunks.base import Mixing, Trunk
 from polytask.trunks.experts import MMoE
-from polytask.trunks.grouped import Grouped
+from polytask.trunks.grouped import Grouped, Separate
 from polytask.trunks.hard import HardSharing
 
-METHODS: tuple[type[Trunk], ...] = (HardSharing, MMoE, Grouped)
+METHODS: tuple[type[Trunk], ...] = (HardSharing, Separate, Grouped, MMoE)
 
-__all__ = ["METHODS", "Grouped", "HardSharing", "MMoE", "Trunk"]
+__all__ = ["METHODS", "Grouped", "HardSharing", "MMoE", "Mixing", "Separate", "Trunk"]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from polytask.errors import UserError
-from polytask.trunks.base import Trunk
+from polytask.trunks.base import Mixing, Trunk
 
 
 class BatchedLinear(nn.Module):
@@ -58,6 +58,7 @@ class MMoE(Trunk):
         if experts < 1 or not widths:
             raise UserError(f"a mixture needs experts and layers, got experts={experts}, widths={tuple(widths)}")
         self.stem = stem
+        self.experts = experts
         self.names = tuple(tasks)
         sizes = [int(width), *widths]
         self.layers = nn.ModuleList(BatchedLinear(experts, a, b) for a, b in itertools.pairwise(sizes))
@@ -71,6 +72,14 @@ class MMoE(Trunk):
         for layer in self.layers:
             hidden = self.dropout(torch.relu(layer(hidden)))
         return {name: torch.einsum("be,ebw->bw", self.gate(rows, name), hidden) for name in tasks}
+
+    def parts(self) -> Mapping[str, Sequence[str]]:
+        return {f"gates.{number}": (name,) for number, name in enumerate(self.names)}
+
+    def coefficients(self, inputs: Any) -> dict[str, Mixing]:
+        rows = self.stem(inputs)
+        columns = tuple(f"expert {number}" for number in range(self.experts))
+        return {"gates": Mixing(self.names, columns, torch.stack([self.gate(rows, n).mean(0) for n in self.names]))}
 
     def gate(self, rows: Tensor, name: str) -> Tensor:
         """Weights of the experts for one task, (B, E), each row summing to 1."""

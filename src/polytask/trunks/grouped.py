@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 from torch import Tensor, nn
 
+from polytask.encoders import Encoder, copies, out_width, whole
 from polytask.errors import UserError
-from polytask.trunks.base import Trunk
+from polytask.trunks.base import Mixing, Trunk
+from polytask.trunks.hard import HardSharing
 
 
 class Grouped(Trunk):
@@ -41,5 +43,44 @@ class Grouped(Trunk):
         return {name: features[name] for name in tasks}
 
     def penalty(self) -> Tensor | None:
-        terms = [term for trunk in self.trunks if (term := trunk.penalty()) is not None]  # type: ignore[operator]
+        terms = [term for trunk in self._trunks() if (term := trunk.penalty()) is not None]
         return sum(terms[1:], terms[0]) if terms else None
+
+    def _trunks(self) -> list[Trunk]:
+        return cast(list[Trunk], list(self.trunks))
+
+    def parts(self) -> Mapping[str, Sequence[str]]:
+        found: dict[str, Sequence[str]] = {}
+        for number, (group, trunk) in enumerate(zip(self.groups, self._trunks(), strict=True)):
+            found[f"trunks.{number}"] = group
+            found |= {f"trunks.{number}.{name}": owners for name, owners in trunk.parts().items()}
+        return found
+
+    def coefficients(self, inputs: Any) -> dict[str, Mixing]:
+        return {
+            f"group {number}, {name}": mixing
+            for number, trunk in enumerate(self._trunks())
+            for name, mixing in trunk.coefficients(inputs).items()
+        }
+
+
+class Separate(Grouped):
+    """Nothing shared: one network per task, the single-task baselines in one model.
+
+    Args:
+        encoder: copied for every task.
+        tasks: their names.
+        init: "fresh" draws every copy anew, "same" copies exactly (see `encoders.copies`).
+
+    >>> from polytask import MLP
+    >>> trunk = Separate(MLP(3, [8]), ["a", "b"])
+    >>> trunk.serves(["a", "b"])["trunks.1.encoder.0.weight"]
+    ('b',)
+    """
+
+    def __init__(
+        self, encoder: Encoder, tasks: Sequence[str], *, init: str = "fresh", out_features: int | None = None
+    ) -> None:
+        width = out_width(encoder, out_features)
+        trunks = [HardSharing(one, width) for one in copies(whole(encoder), len(tasks), init)]
+        super().__init__([(name,) for name in tasks], trunks)

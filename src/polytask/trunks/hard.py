@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
-
-from polytask.errors import UserError
+from polytask.encoders import Encoder, out_width, whole
 from polytask.trunks.base import Trunk
 
 
@@ -15,17 +13,14 @@ class HardSharing(Trunk):
     """All tasks share the whole encoder (Caruana, 1993; "shared bottom").
 
     Args:
-        encoder: any module; it is called once for all asked tasks.
+        encoder: any module, or a list of stages; it is called once for all asked tasks.
         out_features: width of its output, when the encoder has no attribute of that name.
     """
 
-    def __init__(self, encoder: nn.Module, out_features: int | None = None) -> None:
+    def __init__(self, encoder: Encoder, out_features: int | None = None) -> None:
         super().__init__()
-        self.encoder = encoder
-        width = out_features or getattr(encoder, "out_features", None)
-        if width is None:
-            raise UserError("the encoder does not say how wide its features are: give out_features=")
-        self.out_features = int(width)
+        self.out_features = out_width(encoder, out_features)
+        self.encoder = whole(encoder)
 
     def forward(self, inputs: Any, tasks: Sequence[str]) -> dict[str, Any]:
         features = self.encoder(inputs)
