@@ -93,7 +93,7 @@ def train_step(
         scaler.update()
     elif step.skipped is None:
         optimizer.step()
-    if again is not None and step.skipped is None:
+    if again is not None:  # after a skipped step too: a loop of one's own cannot know what the scaler did
         balancer.after_step(lambda: again.replay(lambda: losses_of(batches)))
     return step
 

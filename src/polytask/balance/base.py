@@ -21,6 +21,14 @@ Losses = Mapping[str, Tensor]
 Closure = Callable[[], Losses]
 
 
+class RefusedLoss(UserError):
+    """A loss that a method cannot use, by its position; `backward` adds the task's name."""
+
+    def __init__(self, row: int, why: str) -> None:
+        super().__init__(why)
+        self.row = row
+
+
 @dataclass(frozen=True)
 class Asked:
     """One checked call of `backward`.
@@ -104,11 +112,7 @@ class Balancer(nn.Module, ABC):
         held = None  # written last: an overflow in the losses must find no `.grad` changed
         if extra is not None and extra.requires_grad:
             held = gradients.task_gradients([extra * factor], keep_graph=True)
-        if len(values) == 1 and self.plain_alone:  # one task is the plain step, whatever the method
-            (values[0] * factor).backward()
-            step = Step(names, record, torch.ones(1))
-        else:
-            step = self._pull(Asked(names, values, record, points, factor, fresh))
+        step = self._step(Asked(names, values, record, points, factor, fresh))
         if step.skipped is not None:
             return self._skip(step, values, factor)
         if held is not None:
@@ -119,6 +123,13 @@ class Balancer(nn.Module, ABC):
     def plain_alone(self) -> bool:
         """Whether a step with one task is the plain `backward()`."""
         return True
+
+    def _step(self, asked: Asked) -> Step:
+        """What `backward` and a wrapper ask for; one task is the plain step, whatever the method."""
+        if len(asked.values) == 1 and self.plain_alone:
+            (asked.values[0] * asked.factor).backward()
+            return Step(asked.names, asked.losses, torch.ones(1))
+        return self._pull(asked)
 
     @abstractmethod
     def _pull(self, asked: Asked) -> Step:
@@ -203,7 +214,11 @@ class LossBalancer(Balancer):
     def _pull(self, asked: Asked) -> Step:
         stacked = torch.stack(asked.values)
         stacked.retain_grad()  # d total / d losses comes with the one backward: what each task was weighted with
-        (self.scalarise(stacked, self.rows(asked.names).to(stacked.device)) * asked.factor).backward()
+        try:
+            total = self.scalarise(stacked, self.rows(asked.names).to(stacked.device))
+        except RefusedLoss as refused:
+            raise UserError(f"task '{asked.names[refused.row]}': {refused}") from None
+        (total * asked.factor).backward()
         weights = stacked.grad.float() / float(asked.factor) if stacked.grad is not None else None
         return Step(asked.names, asked.losses, weights)
 
