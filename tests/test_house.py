@@ -29,7 +29,7 @@ LAYERS = [
     ["sampling"],
     ["devices"],
     ["training"],
-    ["names", "testing"],
+    ["names"],
     ["table"],
     ["config", "reports"],
     ["study"],

@@ -1,3 +1,5 @@
 """Checks that a method of one's own keeps the promises that polytask's methods keep."""
 
-__all__: list[str] = []
+from polytask.testing.trunks import TRUNK_CHECKS, check_trunk
+
+__all__ = ["TRUNK_CHECKS", "check_trunk"]
