@@ -21,6 +21,7 @@ class Step:
             tasks, the weights of the set with the most tasks (then the most parameters); nan for the others.
         gram: shape (T, T) float64, inner products of the task gradients over all shared parameters, or None.
         skipped: why nothing was done (a non-finite loss, an overflow), or None.
+        note: why the step is not what the method asks for (no solution exists), and what was done instead, or None.
     """
 
     tasks: tuple[str, ...]
@@ -28,6 +29,7 @@ class Step:
     weights: Tensor | None = None
     gram: Tensor | None = None
     skipped: str | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True)

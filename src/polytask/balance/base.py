@@ -5,8 +5,8 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -68,12 +68,16 @@ class Balancer(nn.Module, ABC):
 
     stateful = False  # whether `tasks=` must be given
     looks_again = False  # whether `after_step` must see the losses of the same batch after the optimizer's step
+    never_conflicts = False  # whether g_t . d >= 0 for every task, whatever the (independent) gradients are
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # conventions of other code: name -> `make_balancer` options
 
     def __init__(self, tasks: Sequence[str] | None = None) -> None:
         super().__init__()
         if self.stateful and not tasks:
             raise UserError(f"{type(self).__name__} keeps a state per task: give it the names, tasks=[...]")
         self.tasks = tuple(tasks) if tasks else None
+        self._note: str | None = None
+        self._said: set[str] = set()
 
     def backward(
         self,
@@ -103,6 +107,9 @@ class Balancer(nn.Module, ABC):
                 task.
         """
         names, values = self._checked(losses)
+        inside = [module for module in self.modules() if isinstance(module, Balancer)]
+        for balancer in inside:
+            balancer._note = None
         record = torch.stack([value.detach().float() for value in values])
         factor = scaler.scale(torch.ones((), device=values[0].device)) if scaler and scaler.is_enabled() else 1.0
         reason = _not_finite(names, record, extra)
@@ -117,7 +124,15 @@ class Balancer(nn.Module, ABC):
             return self._skip(step, values, factor)
         if held is not None:
             held.write_own()
-        return step
+        notes = [balancer._note for balancer in inside if balancer._note is not None]
+        return replace(step, note="; ".join(notes)) if notes else step
+
+    def note(self, text: str) -> None:
+        """Say that a step could not be what the method asks for: in its `Step.note`, and the first time in a warning."""
+        self._note = text
+        if text not in self._said:
+            self._said.add(text)
+            warnings.warn(f"{type(self).__name__}: {text}", RuntimeWarning, stacklevel=4)
 
     @property
     def plain_alone(self) -> bool:
