@@ -1,105 +1,107 @@
-"""What a balanced step costs, as a ratio to `sum(losses).backward()` in the same run.
+"""What a balanced step costs, as a ratio to `sum(losses).backward()`, beside TorchJD, LibMTL and the arithmetic floor.
 
-    python benchmarks/step.py [--rounds N]
+    python -m benchmarks.step                                       # all workloads, 7 rounds: half an hour
+    python -m benchmarks.step --workload mlp_t10 --case UPGrad --rounds 3      # prints only
+    python -m benchmarks.step --tables                              # figure and tables of docs/ from the last results
 
-One thread, process CPU time, interleaved blocks, median of rounds with quartiles. Writes benchmarks/results/step.json.
-The full comparison, with peers and the arithmetic floor, belongs to the balancing work; this guards the foundation.
+One thread, process CPU time, blocks interleaved in random order with the floor inside each round, median of rounds with
+quartiles. A whole workload replaces its last numbers in benchmarks/results/step.json; with --case nothing is written.
+TorchJD is used if it is installed, LibMTL if $POLYTASK_LIBMTL names a checkout.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import random
-import statistics
-import time
-from collections.abc import Callable
+import platform
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
 
-from polytask import MGDA, Equal, GradDrop, PCGrad, UncertaintyWeighting
+from benchmarks import clock, floor, tables
+from benchmarks.cases import Case, by_hand, plain, polytask_cases
+from benchmarks.peers import peer_cases
+from benchmarks.workloads import WORKLOADS
 
-WORKLOADS = {"mlp_t2": (2, 256, 256), "mlp_t10": (10, 256, 256), "wide_t10": (10, 1024, 64)}
-BLOCK_SECONDS = 0.2
-
-
-def workload(tasks: int, width: int, batch: int) -> tuple[nn.Module, nn.ModuleList, list[torch.Tensor]]:
-    """Trunk, heads, and one batch of inputs and targets."""
-    torch.manual_seed(0)
-    trunk = nn.Sequential(
-        nn.Linear(64, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()
-    )
-    heads = nn.ModuleList(nn.Linear(width, 1) for _ in range(tasks))
-    return trunk, heads, [torch.randn(batch, 64), *(torch.randn(batch, 1) for _ in range(tasks))]
+RESULTS = Path(__file__).parent / "results" / "step.json"
+PACKAGES = ("torch", "numpy", "scipy", "torchjd", "cvxpy", "quadprog")
 
 
-def steps(tasks: int, width: int, batch: int) -> dict[str, Callable[[], None]]:
-    """Per case a function that does one step."""
-    names = [f"t{i}" for i in range(tasks)]
-    balancers = {"equal": Equal(), "uncertainty": UncertaintyWeighting(names), "pcgrad": PCGrad(), "mgda": MGDA(),
-                 "graddrop": GradDrop()}  # fmt: skip
-    cases: dict[str, Callable[[], None]] = {}
-    for name, balancer in {"plain sum": None, **balancers}.items():
-        trunk, heads, (inputs, *targets) = workload(tasks, width, batch)
-        optimizer = torch.optim.SGD([*trunk.parameters(), *heads.parameters()], lr=1e-4)
-
-        def step(trunk=trunk, heads=heads, inputs=inputs, targets=targets, optimizer=optimizer, balancer=balancer):  # type: ignore[no-untyped-def]
-            optimizer.zero_grad()
-            features = trunk(inputs)
-            losses = {n: (h(features) - y).square().mean() for n, h, y in zip(names, heads, targets, strict=True)}
-            if balancer is None:
-                torch.stack(list(losses.values())).sum().backward()
-            else:
-                balancer.backward(losses)
-            optimizer.step()
-
-        cases[name] = step
-    return cases
+def all_cases(tasks: int) -> list[Case]:
+    """By hand, polytask, and the peers that are here."""
+    found, notes = peer_cases(tasks)
+    for note in notes:
+        print(note, flush=True)
+    return [*by_hand(), *polytask_cases(), *found]
 
 
-def block(step: Callable[[], None], count: int) -> float:
-    """CPU seconds of one step, over a block."""
-    started = time.process_time()
-    for _ in range(count):
-        step()
-    return (time.process_time() - started) / count
+def run_workload(name: str, wanted: list[str], rounds: int, block: float) -> dict[str, Any]:
+    """One record: the floor in ms, the machine's rates, the counted floor, and every case."""
+    workload = WORKLOADS[name]()
+    cases = [c for c in all_cases(len(workload.tasks)) if not wanted or any(w in c.name for w in wanted)]
+    steps: dict[str, clock.Step] = {}
+    broken: dict[str, dict[str, object]] = {}
+    for case in cases:
+        try:
+            with clock.silence():
+                steps[case.name] = case.build(workload)
+        except Exception as error:
+            broken[case.name] = {"error": f"{type(error).__name__}: {error}"}
+    seen = clock.measure(plain(workload), steps, rounds, block=block)
+    counted = floor.count(workload)
+    return {
+        "tasks": len(workload.tasks),
+        "floor_ms": seen.floor_ms,
+        "gflops": round(seen.rate / 1e9, 1),
+        "gbytes": round(seen.bandwidth / 1e9, 1),
+        "mflop": {key: round(getattr(counted, key) / 1e6, 1) for key in ("plain", "exact", "pull_back")},
+        "arithmetic": counted.ratios(seen.floor_ms["median"], seen.rate, seen.bandwidth),
+        "cases": {c.name: {"group": c.group, **(broken.get(c.name) or seen.cases[c.name])} for c in cases},
+    }
 
 
-def measure(cases: dict[str, Callable[[], None]], rounds: int) -> dict[str, dict[str, float]]:
-    """Ratio to the plain sum of the same round: median and quartiles."""
-    counts = {}
-    for name, step in cases.items():
-        step()
-        counts[name] = max(1, int(BLOCK_SECONDS / max(block(step, 3), 1e-5)))
-    ratios: dict[str, list[float]] = {name: [] for name in cases}
-    for _ in range(rounds):
-        order = list(cases)
-        random.shuffle(order)
-        seconds = {name: block(cases[name], counts[name]) for name in order}
-        floor = 0.5 * (seconds["plain sum"] + block(cases["plain sum"], counts["plain sum"]))
-        for name in cases:
-            ratios[name].append(seconds[name] / floor)
-    found = {}
-    for name, values in ratios.items():
-        low, median, high = statistics.quantiles(values, n=4)
-        found[name] = {"median": round(median, 3), "low": round(low, 3), "high": round(high, 3)}
-    return found
+def machine() -> dict[str, Any]:
+    """What the numbers depend on."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    return {"python": platform.python_version(), "processor": platform.machine(), "threads": 1, **versions}
+
+
+def show(name: str, record: dict[str, Any]) -> None:
+    """A workload on the terminal."""
+    plain_ms, bound = record["floor_ms"]["median"], record["arithmetic"]
+    print(f"\n{name}: plain step {plain_ms:.2f} ms; floor {bound['exact']} exact, {bound['pull_back']} pull-back", flush=True)
+    for case, found in record["cases"].items():
+        text = found.get("error") or f"{found['median']:6.2f}  [{found['low']:.2f}, {found['high']:.2f}]"
+        print(f"  {case:48s} {text}", flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workload", action="append", choices=WORKLOADS, help="only this one (repeatable)")
+    parser.add_argument("--case", action="append", default=[], help="only cases whose name holds this (repeatable)")
     parser.add_argument("--rounds", type=int, default=7)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--block", type=float, default=clock.BLOCK_SECONDS, help="seconds per block")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--tables", action="store_true", help="write docs from the last results, measure nothing")
+    asked = parser.parse_args()
     torch.set_num_threads(1)
-    results = {}
-    for name, sizes in WORKLOADS.items():
-        results[name] = measure(steps(*sizes), rounds)
-        print(name, {case: found["median"] for case, found in results[name].items()}, flush=True)
-    path = Path(__file__).parent / "results" / "step.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(results, indent=1) + "\n")
+    if not asked.tables:
+        results = json.loads(asked.out.read_text()) if asked.out.exists() else {}
+        for name in asked.workload or WORKLOADS:
+            record = run_workload(name, asked.case, asked.rounds, asked.block)
+            show(name, record)
+            if not asked.case:
+                results = {**results, "machine": machine(), name: record}
+                asked.out.write_text(json.dumps(results, indent=1) + "\n")
+    if not asked.case and asked.out == RESULTS:
+        tables.write()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Benchmarks: the commands behind the numbers in docs/."""
