@@ -1,4 +1,4 @@
-"""The clock of the step benchmark: process CPU time, interleaved blocks in random order, the floor inside each round."""
+"""The clock: process CPU time, blocks of all cases interleaved in random order, the floor inside each round."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
@@ -67,7 +68,8 @@ def _calibrate(step: Step, block: float) -> Timing:
         one = seconds(step, 1)
     except Exception as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
-        return Timing(error=f"{type(error).__name__}: {str(error)[:120]} ({place.filename.split('/')[-1]}:{place.lineno})")
+        where = f"{Path(place.filename).name}:{place.lineno}"
+        return Timing(error=f"{type(error).__name__}: {str(error)[:120]} ({where})")
     steps = min(LONGEST_BLOCK, max(1, round(block / max(one, 1e-6))))
     rounds = 1 if one > ONCE else 3 if one * steps > SLOW else 10**9
     return Timing(steps, rounds)

@@ -99,9 +99,7 @@ def _layers(module: nn.Module, inputs: Tensor) -> tuple[list[Layer], int]:
             found.append(Layer(given[0].numel() // layer.in_features, layer.in_features, layer.out_features, first))
         elif isinstance(layer, nn.Conv2d):
             positions = output.numel() // layer.out_channels
-            found.append(
-                Layer(positions, layer.in_channels * math.prod(layer.kernel_size), layer.out_channels, first)
-            )
+            found.append(Layer(positions, layer.in_channels * math.prod(layer.kernel_size), layer.out_channels, first))
         elif isinstance(layer, nn.MultiheadAttention):  # its projections are not called as modules
             batch, length, width = given[0].shape
             found.append(Layer(batch * length, width, 3 * width, first))

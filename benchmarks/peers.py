@@ -1,8 +1,8 @@
 """TorchJD and LibMTL, each doing one step of its own training loop; a library that is missing is reported and skipped.
 
-LibMTL is imported from the checkout that $POLYTASK_LIBMTL names. Its `Trainer` asks for a CUDA device in its constructor,
-so a case repeats one iteration of `Trainer.train_singlelevel`: losses by index into a tensor of zeros, `zero_grad`,
-`backward`, `step`. Metrics and `loss.item()` are left out, in its favour.
+LibMTL is imported from the checkout that $POLYTASK_LIBMTL names. Its `Trainer` asks for a CUDA device in its
+constructor, so a case repeats one iteration of `Trainer.train_singlelevel`: losses by index into a tensor of zeros,
+`zero_grad`, `backward`, `step`. Metrics and `loss.item()` are left out, in its favour.
 """
 
 from __future__ import annotations

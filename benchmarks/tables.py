@@ -28,6 +28,13 @@ SUMMARY = (
     "TorchJD UPGrad, chunk 1, optimised Gramian", "TorchJD UPGrad, autogram", "TorchJD MGDA", "TorchJD NashMTL",
     "TorchJD GradVac", "LibMTL UPGrad", "LibMTL MGDA", "LibMTL PCGrad", "LibMTL Nash_MTL", "LibMTL UW",
 )  # fmt: skip
+NOTE = """One dot per method: CPU time of a step
+as a ratio to sum(losses).backward()
+in the same round; bars are quartiles.
+
+dashed: the exact step's flops at the
+rate of a large product (arithmetic floor)
+dotted: the same, the Gramian for nothing"""
 
 
 def load() -> dict[str, Results]:
@@ -147,9 +154,7 @@ def draw(step: Results, path: Path) -> None:
         axis.tick_params(labelsize=8)
     note = axes.flat[-1]
     note.axis("off")
-    note.text(0, 0.5, "One dot per method: CPU time of a step as a ratio\nto sum(losses).backward() in the same round;\n"
-              "bars are quartiles.\n\ndashed: the exact step's flops at the rate of a\nlarge product (arithmetic floor)\n"
-              "dotted: the same with the Gramian for nothing", fontsize=9, va="center")  # fmt: skip
+    note.text(0, 0.5, NOTE, fontsize=9, va="center")
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)

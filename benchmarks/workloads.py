@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import cycle, pairwise
 
 import torch
 from torch import Tensor, nn
@@ -45,9 +45,7 @@ class Stand:
         self.criteria = workload.criteria
         self.tasks = workload.tasks
         self.shared = list(self.encoder.parameters())
-        self.optimizer = torch.optim.SGD(
-            [*self.shared, *self.heads.parameters(), *(learned or ())], lr=LEARNING_RATE
-        )
+        self.optimizer = torch.optim.SGD([*self.shared, *self.heads.parameters(), *(learned or ())], lr=LEARNING_RATE)
         self._walk = cycle(workload.batches)
         self.features = torch.empty(0)
 
@@ -65,7 +63,7 @@ class Stand:
 def _mlp_encoder(inputs: int, width: int, hidden: int = 3) -> list[nn.Module]:
     sizes = [inputs] + [width] * hidden
     layers: list[nn.Module] = []
-    for i, o in zip(sizes, sizes[1:], strict=False):
+    for i, o in pairwise(sizes):
         layers += [nn.Linear(i, o), nn.ReLU()]
     return layers
 
