@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -61,22 +62,22 @@ def vaccinate(gram: Tensor, order: Tensor, targets: Tensor) -> tuple[Tensor, Ten
     All rows advance together through their own `order` (T, T - 1) of the other tasks. A pair with a zero gradient has
     no cosine: nothing is added, and its target is given back.
     """
-    tasks = len(gram)
-    every = torch.arange(tasks)
-    coefficients = torch.eye(tasks, dtype=gram.dtype)
-    norms = gram.diagonal().sqrt()
-    seen = targets.clone()
-    for column in range(order.shape[1]):
-        other = order[:, column]
-        products = coefficients @ gram
-        own = (products * coefficients).sum(1).clamp_min(0).sqrt()
+    g, every = gram.numpy(), np.arange(len(gram))
+    coefficients, products = np.eye(len(g)), g.copy()  # of the raised g_i with the original gradients
+    norms = np.sqrt(np.diagonal(g))
+    length = np.where(norms > 0, norms, 1.0)
+    wanted = targets.numpy()
+    seen = wanted.copy()
+    for other in order.numpy().T:
+        own = np.sqrt(np.maximum((products * coefficients).sum(1), 0.0))
         both = (own > 0) & (norms[other] > 0)
-        length = torch.where(norms[other] > 0, norms[other], 1.0)
-        cosine = (products[every, other] / torch.where(own > 0, own, 1.0) / length).clamp(-1, 1)
-        target = targets[every, other]
-        seen[every, other] = torch.where(both, cosine, target)
+        cosine = np.clip(products[every, other] / np.where(own > 0, own, 1.0) / length[other], -1.0, 1.0)
+        target = wanted[every, other]
+        seen[every, other] = np.where(both, cosine, target)
         # a target of exactly 1, after thousands of steps of twins, is out of reach: the next smaller number is taken
-        rest = (1 - target.square()).clamp_min(torch.finfo(gram.dtype).eps).sqrt()
-        step = own * (target * (1 - cosine.square()).sqrt() - cosine * rest) / (length * rest)
-        coefficients[every, other] += torch.where(both & (cosine < target), step, 0.0)
-    return coefficients, seen
+        rest = np.sqrt(np.maximum(1.0 - target**2, np.finfo(float).eps))
+        step = own * (target * np.sqrt(1.0 - cosine**2) - cosine * rest) / (length[other] * rest)
+        step = np.where(both & (cosine < target), step, 0.0)
+        coefficients[every, other] += step
+        products += step[:, None] * g[other]
+    return torch.from_numpy(coefficients), torch.from_numpy(seen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,16 +44,13 @@ def project_conflicts(gram: Tensor, order: Tensor) -> Tensor:
 
     All rows advance together through their own `order` (T, T - 1) of the other tasks.
     """
-    tasks = len(gram)
-    every = torch.arange(tasks)
-    coefficients = torch.eye(tasks, dtype=gram.dtype)
-    products = gram.clone()  # row i: inner products of the projected g_i with the original gradients
-    squares = gram.diagonal()
-    for column in range(order.shape[1]):
-        other = order[:, column]
-        overlap = products[every, other]
-        square = squares[other]
-        step = torch.where((overlap < 0) & (square > 0), -overlap / square.clamp_min(torch.finfo(gram.dtype).tiny), 0.0)
+    g, every = gram.numpy(), np.arange(len(gram))
+    coefficients = np.eye(len(g))
+    products = g.copy()  # row i: inner products of the projected g_i with the original gradients
+    squares = np.diagonal(g)
+    inverse = np.divide(1.0, squares, out=np.zeros_like(squares), where=squares > 0)
+    for other in order.numpy().T:
+        step = np.maximum(-products[every, other] * inverse[other], 0.0)
         coefficients[every, other] += step
-        products += step[:, None] * gram[other]
-    return coefficients
+        products += step[:, None] * g[other]
+    return torch.from_numpy(coefficients)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 
 import numpy as np
@@ -24,6 +25,10 @@ def min_norm_weights(gram: Array) -> Array:
     if scale <= 0.0:
         return np.full(tasks, 1.0 / tasks)
     g = gram / scale
+    if tasks == 2:
+        between = float(g[0, 0] + g[1, 1] - 2.0 * g[0, 1])
+        first = float(g[1, 1] - g[0, 1]) / between if between > 0.0 else 0.5
+        return np.array([min(max(first, 0.0), 1.0), min(max(1.0 - first, 0.0), 1.0)])
     weights = np.zeros(tasks)
     weights[int(np.argmin(np.diagonal(g)))] = 1.0
     support = weights > 0
@@ -104,20 +109,62 @@ def is_stationary(between: Array) -> bool:
     """Whether a convex combination of the gradients is zero, as far as their cosines can tell."""
     if not len(between):
         return True
+    with contextlib.suppress(np.linalg.LinAlgError):  # well away from singular: no need to look for the combination
+        np.linalg.cholesky(between - 1e-13 * len(between) * np.eye(len(between)))
+        return False
     weights = min_norm_weights(between)
     return bool(weights @ between @ weights <= 1e-15 * len(between))
+
+
+PIVOTS = 20  # rounds of exchanges before a row is given to the slower method
 
 
 def project_on_dual_cone(between: Array, lower: Array) -> Array:
     """argmin of vᵀ C v with v >= lower: the projection of lower . u on {y: u_i . y >= 0 for all i}, as weights.
 
-    >>> project_on_dual_cone(np.array([[1.0, -0.5], [-0.5, 1.0]]), np.array([1.0, 0.0])).round(12).tolist()
-    [1.0, 0.5]
+    For each row of `lower` (K, T) on its own, all rows at once, by block principal pivoting (Júdice & Pires, 1994): the
+    entries on the wrong side change places until none is. A row that goes round in circles or meets a singular system
+    is solved by nonnegative least squares.
+
+    >>> project_on_dual_cone(np.array([[1.0, -0.5], [-0.5, 1.0]]), np.eye(2)).round(12).tolist()
+    [[1.0, 0.5], [0.5, 1.0]]
     """
+    size, slope, added = abs(between), lower @ between, np.zeros_like(lower)
+    free = slope < -8 * np.finfo(float).eps * (abs(lower) @ size)
+    pending = np.flatnonzero(free.any(1))
+    for _ in range(PIVOTS):
+        if not len(pending):
+            return np.asarray(lower + added)
+        try:
+            found = _free_solutions(between, slope[pending], free[pending])
+        except np.linalg.LinAlgError:
+            break
+        added[pending] = found
+        rest = slope[pending] + found @ between
+        rounding = 8 * np.finfo(float).eps * ((abs(lower[pending]) + abs(found)) @ size)
+        with np.errstate(invalid="ignore"):
+            wrong = np.where(free[pending], ~((found >= 0) & (rest <= 64 * rounding)), ~(rest >= -rounding))
+        free[pending] ^= wrong
+        pending = pending[wrong.any(1)]
     values, vectors = np.linalg.eigh(between)
     kept = values > len(values) * np.finfo(float).eps * values.max(initial=0.0)
     factor = np.sqrt(values[kept])[:, None] * vectors[:, kept].T  # factorᵀ factor = C, of full row rank
-    return np.asarray(lower + nonnegative_least_squares(factor, -factor @ lower))
+    for row in pending:
+        added[row] = nonnegative_least_squares(factor, -factor @ lower[row])
+    return np.asarray(lower + added)
+
+
+def _free_solutions(between: Array, slope: Array, free: NDArray[np.bool_]) -> Array:
+    """Per row z with (C z + slope)_i = 0 for the free entries i, and z_i = 0 for the others."""
+    places = np.argsort(~free, axis=1, kind="stable")[:, : int(free.sum(1).max())]  # the free entries, then padding
+    taken = np.take_along_axis(free, places, axis=1)
+    systems = between[places[:, :, None], places[:, None, :]] * (taken[:, :, None] & taken[:, None, :])
+    diagonal = np.arange(places.shape[1])
+    systems[:, diagonal, diagonal] = 1.0
+    right = np.where(taken, -np.take_along_axis(slope, places, axis=1), 0.0)
+    found = np.zeros_like(slope)
+    np.put_along_axis(found, places, np.linalg.solve(systems, right[:, :, None])[:, :, 0], axis=1)
+    return found
 
 
 def nonnegative_least_squares(a: Array, b: Array) -> Array:

@@ -30,8 +30,8 @@ class UPGrad(PreferenceBalancer):
     def weigh(self, gram: Tensor, losses: Tensor, rows: Tensor) -> Tensor:
         moving, norms, between = cosines(gram.numpy())
         weights = np.zeros(len(gram))
-        for i, wanted in enumerate(self.preferred(rows)[moving] * norms):  # P(g_i) = |g_i| P(g_i / |g_i|)
-            weights[moving] += wanted * project_on_dual_cone(between, np.eye(len(moving))[i]) / norms
+        wanted = self.preferred(rows)[moving] * norms  # P(g_i) = |g_i| P(g_i / |g_i|)
+        weights[moving] = wanted @ project_on_dual_cone(between, np.eye(len(moving))) / norms
         return torch.from_numpy(weights)
 
 
@@ -59,5 +59,5 @@ def dual_projection(gram: Array, preference: Array) -> Array:
     """Weights of the projection of preference . J on the dual cone of the rows."""
     moving, norms, between = cosines(gram)
     weights = np.zeros(len(gram))
-    weights[moving] = project_on_dual_cone(between, preference[moving] * norms) / norms
+    weights[moving] = project_on_dual_cone(between, (preference[moving] * norms)[None])[0] / norms
     return weights
