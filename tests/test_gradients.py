@@ -203,18 +203,30 @@ def test_layers_of_every_kind(kind, balancer):
 
 
 @pytest.mark.parametrize("balancer", [PCGrad, MGDA, GradDrop])
-def test_sparse_embeddings_get_dense_gradients(balancer):
-    table = nn.Embedding(7, 3, sparse=True)
-    own = nn.Embedding(7, 3, sparse=True)
-    rows = table(torch.tensor([1, 4, 4]))
-    losses = {"a": rows.square().sum() + own(torch.tensor([2])).sum(), "b": (rows * torch.randn(3, 3)).sum()}
-    jac = reference(losses.values(), [table.weight])
-    step = balancer().backward(losses)
+def test_sparse_embeddings_get_sparse_gradients(balancer):
+    """So that `SparseAdam` can go on with them, as after a plain backward."""
+    torch.manual_seed(0)
+    table, own = nn.Embedding(7, 3, sparse=True), nn.Embedding(7, 3, sparse=True)
+
+    def losses():
+        rows = table(torch.tensor([1, 4, 4]))
+        picked = (rows * torch.linspace(-1, 1, 9).view(3, 3)).sum()
+        return {"a": rows.square().sum() + own(torch.tensor([2])).sum(), "b": picked}
+
+    jac = reference(losses().values(), [table.weight])
+    step = balancer().backward(losses())
     torch.testing.assert_close(step.gram, jac @ jac.T, rtol=1e-5, atol=1e-6)
-    assert not table.weight.grad.is_sparse
-    assert not own.weight.grad.is_sparse
-    assert table.weight.grad[[0, 2, 3, 5, 6]].abs().sum() == 0
-    assert table.weight.grad[[1, 4]].abs().sum() > 0
+    assert table.weight.grad.is_sparse
+    assert own.weight.grad.is_sparse
+    full = table.weight.grad.to_dense()
+    if step.weights is not None:
+        torch.testing.assert_close(full.double(), (step.weights @ jac).view(7, 3))
+    assert full[[0, 2, 3, 5, 6]].abs().sum() == 0
+    assert full[[1, 4]].abs().sum() > 0
+    once = full.clone()
+    balancer().backward(losses())
+    torch.testing.assert_close(table.weight.grad.to_dense(), 2 * once)
+    torch.optim.SparseAdam([table.weight, own.weight], lr=0.1).step()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from polytask import gradients
 from polytask.errors import UserError, nearest
-from polytask.gradients import SharedBlock
+from polytask.gradients import SharedBlock, TaskGradients
 from polytask.records import Step
 
 At = Tensor | Sequence[Tensor] | None
@@ -241,9 +241,18 @@ class LossBalancer(Balancer):
 class _MeasuringBalancer(Balancer):
     """What the two kinds that see gradients have in common: measure, stop at an overflow, write the rest."""
 
+    memory: int | None = None  # bytes that all task gradients may take; where they need more, more passes are made
+    dense = False  # whether every number of the task gradients is looked at
+
     def _pull(self, asked: Asked) -> Step:
-        scaled = [value * asked.factor for value in asked.values]
-        found = gradients.task_gradients(scaled, at=asked.at, keep_graph=asked.at is not None)
+        with torch.autocast(asked.losses.device.type, enabled=False):  # products of gradients are never rounded to bf16
+            return self._measure_and_agree(asked)
+
+    def _measure_and_agree(self, asked: Asked) -> Step:
+        scaled = [value * asked.factor for value in asked.values] if isinstance(asked.factor, Tensor) else asked.values
+        found = gradients.task_gradients(
+            scaled, at=asked.at, keep_graph=asked.at is not None, dense=self.dense, memory=self.memory
+        )
         grams = [block.gram() / float(asked.factor) ** 2 for block in found.blocks]
         total = gradients.total_gram(found.blocks, len(scaled), grams)
         if not torch.isfinite(total).all():
@@ -251,11 +260,11 @@ class _MeasuringBalancer(Balancer):
             reason = f"the gradient of task '{asked.names[row]}' is not finite"
             return Step(asked.names, asked.losses, gram=total, skipped=reason)
         found.write_own()
-        weights = self._agree(asked, found.blocks, grams)
+        weights = self._agree(asked, found, grams)
         return Step(asked.names, asked.losses, weights, total)
 
     @abstractmethod
-    def _agree(self, asked: Asked, blocks: Sequence[SharedBlock], grams: Sequence[Tensor]) -> Tensor | None:
+    def _agree(self, asked: Asked, found: TaskGradients, grams: Sequence[Tensor]) -> Tensor | None:
         """Decide, write the shared gradients, and return the weights if there are any."""
 
 
@@ -266,20 +275,23 @@ class GramBalancer(_MeasuringBalancer):
     def weigh(self, gram: Tensor, losses: Tensor, rows: Tensor) -> Tensor:
         """Weights (T,) float64 from the Gramian (T, T) float64 and the losses (T,)."""
 
-    def _agree(self, asked: Asked, blocks: Sequence[SharedBlock], grams: Sequence[Tensor]) -> Tensor:
+    def _agree(self, asked: Asked, found: TaskGradients, grams: Sequence[Tensor]) -> Tensor:
         rows, losses = self.rows(asked.names), asked.losses.double().cpu()
         chosen = torch.full((len(asked.names),), float("nan"), dtype=torch.float64)
-        for block, gram in reversed(list(zip(blocks, grams, strict=True))):  # the largest set's weights stay
+        for block, gram in reversed(list(zip(found.blocks, grams, strict=True))):  # the largest set's weights stay
             members = list(block.rows)
             chosen[members] = self.weigh(gram, losses[members], rows[members])
             if asked.at is None:
                 block.write_weighted(chosen[members])
         if asked.at is not None:
-            self._pull_shared(asked, chosen)
+            self._pull_shared(asked, found, chosen)
         return chosen
 
-    def _pull_shared(self, asked: Asked, weights: Tensor) -> None:
+    def _pull_shared(self, asked: Asked, found: TaskGradients, weights: Tensor) -> None:
         """One more backward of the weighted losses, into the parameters that several tasks share."""
+        if found.below is not None:  # everything shared lies below the representation: the heads are not walked again
+            found.pull_back([gradient for block in found.blocks for _, gradient in block.weighted(weights)])
+            return
         leaves = [leaf for group in gradients.reaches(asked.values) if len(group.rows) > 1 for leaf in group.leaves]
         total = torch.stack([w.to(v) * v for w, v in zip(weights, asked.values, strict=True)]).sum() * asked.factor
         if leaves:  # with one representation per task there may be none
@@ -289,22 +301,34 @@ class GramBalancer(_MeasuringBalancer):
 class JacobianBalancer(_MeasuringBalancer):
     """Sees every number of the task gradients; for the few methods that need them. Override `merge`."""
 
+    dense = True
+    elementwise = False  # whether `merge` treats every coordinate by itself: it is then called for one leaf at a time
+
     @abstractmethod
     def merge(self, jacobian: Tensor, losses: Tensor, rows: Tensor) -> Tensor:
         """One direction (P,) from the task gradients (T, P) and the losses (T,)."""
 
-    def _agree(self, asked: Asked, blocks: Sequence[SharedBlock], grams: Sequence[Tensor]) -> None:
+    def _agree(self, asked: Asked, found: TaskGradients, grams: Sequence[Tensor]) -> None:
         rows = self.rows(asked.names)
-        for block in blocks:
+        for block in found.blocks:
             members = list(block.rows)
-            direction = self.merge(block.jacobian(), asked.losses[members], rows[members])
+            given = asked.losses[members], rows[members]
+            if self.elementwise:
+                direction = torch.cat([self.merge(matrix, *given) for matrix in block.gradients()])
+            else:
+                direction = self.merge(block.jacobian(), *given)
             if asked.at is None:
                 block.write(direction)
             else:
-                self._pull_back(block, direction)
+                self._pull_back(found, block, direction)
 
-    def _pull_back(self, block: SharedBlock, direction: Tensor) -> None:
+    def _pull_back(self, found: TaskGradients, block: SharedBlock, direction: Tensor) -> None:
         """Send the merged direction at the representation back to the parameters below it."""
         sizes = [point.numel() for point in block.leaves]
         parts = [part.view_as(p).to(p) for p, part in zip(block.leaves, direction.split(sizes), strict=True)]
-        torch.autograd.backward(block.leaves, parts)
+        if found.below is None:
+            raise UserError(
+                "some shared parameters are reached past `at`: this method merges gradients there and cannot "
+                "balance them; measure at all paths, or leave `at` out"
+            )
+        found.pull_back(parts)

@@ -21,6 +21,8 @@ class GradDrop(JacobianBalancer):
         seed: of U.
     """
 
+    elementwise = True
+
     def __init__(self, leak: float = 0.0, seed: int = 0) -> None:
         super().__init__()
         if not 0.0 <= leak <= 1.0:
