@@ -33,7 +33,7 @@ def test_batched_linear_starts_as_linears_do():
 def test_one_expert_is_the_shared_bottom_of_the_same_weights():
     moe = mixture(experts=1)
     bottom = nn.Sequential(moe.stem, nn.Linear(7, 6), nn.ReLU(), nn.Linear(6, 4), nn.ReLU())
-    for linear, layer in zip((bottom[1], bottom[3]), moe.layers, strict=True):
+    for linear, layer in zip((bottom[1], bottom[3]), moe.experts.layers, strict=True):
         linear.weight.data, linear.bias.data = layer.weight.data[0].T, layer.bias.data[0, 0]
     x = torch.randn(9, 5)
     expected = HardSharing(bottom, 4)(x, ("a", "b"))
@@ -45,7 +45,7 @@ def test_gates_sum_to_one_and_weigh_the_experts():
     moe, x = mixture(), torch.randn(9, 5)
     rows = moe.stem(x)
     hidden = rows.expand(3, -1, -1)
-    for layer in moe.layers:
+    for layer in moe.experts.layers:
         hidden = torch.relu(layer(hidden))
     for name, features in moe(x, ("a", "b")).items():
         gate = moe.gate(rows, name)
@@ -58,7 +58,7 @@ def test_gates_sum_to_one_and_weigh_the_experts():
 def test_with_equal_experts_the_gates_do_not_matter():
     moe, x = mixture(), torch.randn(9, 5)
     with torch.no_grad():
-        for layer in moe.layers:
+        for layer in moe.experts.layers:
             layer.weight.copy_(layer.weight[:1].expand_as(layer.weight))
             layer.bias.copy_(layer.bias[:1].expand_as(layer.bias))
     before = moe(x, ("a",))["a"]

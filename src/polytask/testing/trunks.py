@@ -204,9 +204,8 @@ def autocast(make: Make, inputs: Any, tasks: tuple[str, ...]) -> None:
 
 def partial_labels(make: Make, inputs: Any, tasks: tuple[str, ...]) -> None:
     """A step on a batch with labels of one task only leaves alone what serves the others only."""
-    trunk = make()
-    heads = {task: _Head(trunk, inputs, task) for task in tasks}
-    model = MultiTaskModel(trunk, heads)
+    trunk = make().eval()
+    model = MultiTaskModel(trunk, {task: _Head(trunk, inputs, task) for task in tasks}).train()
     target = torch.randn(rows_of(inputs))
     target[0] = float("nan")
     before = {name: p.detach().clone() for name, p in model.named_parameters()}

@@ -1,15 +1,17 @@
-"""Mixtures of experts: each task weighs the same experts with a gate of its own."""
+"""Experts: several networks of one kind side by side, and the trunk that mixes them for each task."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from polytask.encoders import channel_axis, copies, out_width
 from polytask.errors import UserError
 from polytask.trunks.base import Mixing, Trunk
 
@@ -22,22 +24,93 @@ class BatchedLinear(nn.Module):
 
     def __init__(self, count: int, features: int, width: int) -> None:
         super().__init__()
-        bound = 1.0 / math.sqrt(features)
-        self.weight = nn.Parameter(torch.empty(count, features, width).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.empty(count, 1, width).uniform_(-bound, bound))
+        self.weight = nn.Parameter(torch.empty(count, features, width))
+        self.bias = nn.Parameter(torch.empty(count, 1, width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew."""
+        bound = 1.0 / math.sqrt(self.weight.shape[1])
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, rows: Tensor) -> Tensor:
         return torch.baddbmm(self.bias, rows.expand(len(self.weight), -1, -1), self.weight)
 
 
-class MMoE(Trunk):
-    """Multi-gate mixture of experts (Ma et al., KDD 2018): f_t = sum_e softmax(W_t x)_e E_e(x).
+class Experts(nn.Module):
+    """Several networks of one kind on the same features: (B, ...) -> (E, B, ...).
 
     Args:
-        stem: from the inputs to a flat vector x (embeddings, scaling, or the identity); shared.
-        tasks: one gate per task.
+        count: number of experts.
+        features: width of what they see.
+        widths: hidden layers of MLP experts, all computed in one product; ignored where `expert` is given.
+        dropout: of MLP experts.
+        expert: any module as the pattern of an expert: the experts are copies of it with a fresh initialisation, and
+            they run one after the other.
+
+    >>> Experts(3, 5, (8, 4))(torch.zeros(2, 5)).shape
+    torch.Size([3, 2, 4])
+    """
+
+    def __init__(
+        self,
+        count: int,
+        features: int,
+        widths: Sequence[int] = (64, 64),
+        dropout: float = 0.0,
+        expert: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        if count < 1 or (expert is None and not widths):
+            raise UserError(f"a mixture needs experts and layers, got experts={count}, widths={tuple(widths)}")
+        self.count = count
+        sizes = [features, *widths]
+        self.listed = nn.ModuleList(copies(expert, count + 1)[1:] if expert is not None else [])
+        self.layers = nn.ModuleList(BatchedLinear(count, a, b) for a, b in itertools.pairwise(sizes) if expert is None)
+        self.dropout = nn.Dropout(dropout)
+        self.out_features = sizes[-1] if expert is None else out_width(expert)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        if len(self.listed):
+            return torch.stack([expert(rows) for expert in self.listed])
+        hidden = rows.flatten(0, -2).unsqueeze(0)
+        for layer in self.layers:
+            hidden = self.dropout(torch.relu(layer(hidden)))
+        return hidden.unflatten(1, rows.shape[:-1])
+
+    def one(self, number: int, rows: Tensor) -> Tensor:
+        """The output of a single expert."""
+        if len(self.listed):
+            return self.listed[number](rows)
+        for layer in cast(list[BatchedLinear], list(self.layers)):
+            rows = self.dropout(torch.relu(rows @ layer.weight[number] + layer.bias[number]))
+        return rows
+
+
+def pooled(stem: nn.Module, features: Tensor) -> Tensor:
+    """What a gate sees: a vector per row, the mean over positions where there are any."""
+    axis = channel_axis(stem, features)
+    positions = [a for a in range(1, features.ndim) if a != axis]
+    return features.mean(positions) if positions else features
+
+
+def mix(weights: Tensor, outputs: Tensor) -> Tensor:
+    """Weighted sum of the outputs of experts: (B, E) and (E, B, ...) -> (B, ...)."""
+    return torch.einsum("be,eb...->b...", weights, outputs)
+
+
+class Mixture(Trunk):
+    """Experts on a shared stem, mixed for each task by a gate: f_t = sum_e g_t(x)_e E_e(x).
+
+    Args:
+        stem: from the inputs to the features x that experts and gates see (embeddings, scaling, the identity).
+            Where x has positions (images, tokens) the gate sees the mean over them.
+        tasks: their names.
         experts: number of experts.
         widths: hidden layers of each expert, all experts computed in one product.
+        dropout: of these layers.
+        expert: any module as the pattern of an expert, instead of `widths` (see `Experts`).
         features: width of x, when the stem has no `out_features`.
     """
 
@@ -49,38 +122,34 @@ class MMoE(Trunk):
         experts: int = 4,
         widths: Sequence[int] = (64, 64),
         dropout: float = 0.0,
+        expert: nn.Module | None = None,
         features: int | None = None,
     ) -> None:
         super().__init__()
-        width = features or getattr(stem, "out_features", None)
-        if width is None:
-            raise UserError("the stem does not say how wide its output is: give features=")
-        if experts < 1 or not widths:
-            raise UserError(f"a mixture needs experts and layers, got experts={experts}, widths={tuple(widths)}")
+        self.features = stem_width(stem, features)
         self.stem = stem
-        self.experts = experts
         self.names = tuple(tasks)
-        sizes = [int(width), *widths]
-        self.layers = nn.ModuleList(BatchedLinear(experts, a, b) for a, b in itertools.pairwise(sizes))
-        self.dropout = nn.Dropout(dropout)
-        self.gates = nn.ModuleList(nn.Linear(int(width), experts) for _ in tasks)
-        self.out_features = sizes[-1]
+        self.experts = Experts(experts, self.features, widths, dropout, expert)
+        self.out_features = self.experts.out_features
 
     def forward(self, inputs: Any, tasks: Sequence[str]) -> dict[str, Any]:
         rows = self.stem(inputs)
-        hidden = rows.unsqueeze(0)
-        for layer in self.layers:
-            hidden = self.dropout(torch.relu(layer(hidden)))
-        return {name: torch.einsum("be,ebw->bw", self.gate(rows, name), hidden) for name in tasks}
+        outputs, seen = self.experts(rows), pooled(self.stem, rows)
+        return {name: mix(self.gate(seen, name), outputs) for name in tasks}
 
-    def parts(self) -> Mapping[str, Sequence[str]]:
-        return {f"gates.{number}": (name,) for number, name in enumerate(self.names)}
+    @abstractmethod
+    def gate(self, rows: Tensor, name: str) -> Tensor:
+        """Weights of the experts for one task, (B, E), from the pooled features (B, features)."""
 
     def coefficients(self, inputs: Any) -> dict[str, Mixing]:
-        rows = self.stem(inputs)
-        columns = tuple(f"expert {number}" for number in range(self.experts))
-        return {"gates": Mixing(self.names, columns, torch.stack([self.gate(rows, n).mean(0) for n in self.names]))}
+        seen = pooled(self.stem, self.stem(inputs))
+        values = torch.stack([self.gate(seen, name).mean(0) for name in self.names])
+        return {"gates": Mixing(self.names, tuple(f"expert {e + 1}" for e in range(self.experts.count)), values)}
 
-    def gate(self, rows: Tensor, name: str) -> Tensor:
-        """Weights of the experts for one task, (B, E), each row summing to 1."""
-        return torch.softmax(self.gates[self.names.index(name)](rows), dim=-1)
+
+def stem_width(stem: nn.Module, given: int | None) -> int:
+    """Width of what a stem gives, as said or as it says itself."""
+    try:
+        return out_width(stem, given)
+    except UserError:
+        raise UserError("the stem does not say how wide its output is: give features=") from None

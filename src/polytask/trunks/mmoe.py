@@ -1,0 +1,50 @@
+"""Mixtures of experts with softmax gates: one gate for all tasks, or one gate each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from polytask.trunks.experts import Mixture
+
+
+class OMoE(Mixture):
+    """One-gate mixture of experts (Jacobs et al. 1991; the baseline of Ma et al., KDD 2018): one gate for all tasks.
+
+    Arguments: see `Mixture`. All tasks get the same features: the heads tell them apart.
+    """
+
+    def __init__(self, stem: nn.Module, tasks: Sequence[str], **options: Any) -> None:
+        super().__init__(stem, tasks, **options)
+        self.router = nn.Linear(self.features, self.experts.count)
+
+    def gate(self, rows: Tensor, name: str) -> Tensor:
+        return torch.softmax(self.router(rows), dim=-1)
+
+
+class MMoE(Mixture):
+    """Multi-gate mixture of experts (Ma et al., KDD 2018): f_t = sum_e softmax(W_t x)_e E_e(x).
+
+    Args:
+        stem: from the inputs to the features x; shared.
+        tasks: one gate per task.
+        options: `experts`, `widths`, `dropout`, `expert`, `features`: see `Mixture`.
+
+    >>> from polytask import MLP
+    >>> trunk = MMoE(MLP(3, [8]), ["a", "b"], experts=2, widths=(4,))
+    >>> {name: tuple(f.shape) for name, f in trunk(torch.zeros(5, 3), ["b"]).items()}
+    {'b': (5, 4)}
+    """
+
+    def __init__(self, stem: nn.Module, tasks: Sequence[str], **options: Any) -> None:
+        super().__init__(stem, tasks, **options)
+        self.gates = nn.ModuleList(nn.Linear(self.features, self.experts.count) for _ in self.names)
+
+    def gate(self, rows: Tensor, name: str) -> Tensor:
+        return torch.softmax(self.gates[self.names.index(name)](rows), dim=-1)
+
+    def parts(self) -> Mapping[str, Sequence[str]]:
+        return {f"gates.{number}": (name,) for number, name in enumerate(self.names)}
