@@ -5,9 +5,11 @@ import json
 import pytest
 import torch
 
-from polytask import Grouped, HardSharing, MMoE, Task, UserError
+from polytask import Grouped, Task, UserError
+from polytask.names import registered
 from polytask.table import TableShape
 from polytask.table.recipe import SETTINGS, TRUNKS, TableRecipe, combine
+from polytask.trunks import METHODS
 
 TASKS = {"a": Task.regression("a"), "b": Task.classes("b", 3), "c": Task.ordinal("c", 4)}
 SHAPE = TableShape(2, (5,), ((), (0.0, 1.0, 2.0)))
@@ -25,7 +27,7 @@ def test_a_model_of_the_asked_tasks(trunk, names):
     outputs = model(inputs())
     assert list(outputs) == list(names)
     assert all(outputs[n].shape == (4, TASKS[n].outputs) for n in names)
-    assert isinstance(model.trunk, {"hard": HardSharing, "mmoe": MMoE}[trunk])
+    assert type(model.trunk) is registered(METHODS)[trunk]
 
 
 def test_settings_reach_the_network():

@@ -4,15 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
+
+from torch import nn
 
 from polytask.errors import UserError, nearest
 from polytask.heads import make_head
 from polytask.model import MultiTaskModel
+from polytask.names import canonical, registered
 from polytask.table.encoder import TableEncoder, TableStem
 from polytask.table.preprocess import TableShape
 from polytask.task import Task
-from polytask.trunks import Grouped, HardSharing, MMoE, Trunk
+from polytask.trunks import (
+    CGC,
+    MTAN,
+    NDDR,
+    PLE,
+    CrossStitch,
+    DSelectK,
+    Grouped,
+    HardSharing,
+    MMoE,
+    OMoE,
+    Separate,
+    Sluice,
+    SoftModules,
+    SoftSharing,
+    SparseMoE,
+    TaskToken,
+    Trunk,
+)
 
 
 @dataclass(frozen=True)
@@ -22,11 +44,11 @@ class TableRecipe:
     Args:
         tasks: all tasks that may be asked for.
         shape: of the preprocessor's arrays.
-        trunk: "hard" or "mmoe".
+        trunk: a name in `TRUNKS`: "hard", "mmoe", "crossstitch" ...
         width: of the hidden layers of the trunk.
         depth: number of hidden layers of the trunk.
         tower: widths of hidden layers of each task's own.
-        experts: number of experts of "mmoe", each half as wide as the trunk.
+        experts: that a task sees where there are experts, each half as wide as the trunk.
         bins: of the piecewise-linear encoding of each number, at most; 0 leaves numbers as they are.
     """
 
@@ -42,9 +64,10 @@ class TableRecipe:
 
     def __call__(self, names: Sequence[str]) -> MultiTaskModel:
         """The model of these tasks."""
-        if self.trunk not in TRUNKS:
+        build = TRUNKS.get(canonical(self.trunk))
+        if build is None:
             raise UserError(f"tables know no trunk '{self.trunk}'{nearest(self.trunk, TRUNKS)}")
-        trunk = TRUNKS[self.trunk](self, names)
+        trunk = build(self, names)
         heads = {n: make_head(self.tasks[n], trunk.out_features, self.tower, self.dropout) for n in names}
         return MultiTaskModel(trunk, heads)
 
@@ -57,18 +80,59 @@ class TableRecipe:
         return {key: value for key, value in asdict(replace(self, tasks={})).items() if key in SETTINGS}
 
 
-def _hard(recipe: TableRecipe, names: Sequence[str]) -> Trunk:
-    widths = [recipe.width] * recipe.depth
-    return HardSharing(TableEncoder(recipe.shape, recipe.bins, widths, recipe.dropout))
+def _encoder(recipe: TableRecipe) -> TableEncoder:
+    return TableEncoder(recipe.shape, recipe.bins, [recipe.width] * recipe.depth, recipe.dropout)
 
 
-def _mmoe(recipe: TableRecipe, names: Sequence[str]) -> Trunk:
+def _staged(method: Callable[..., Trunk], recipe: TableRecipe, names: Sequence[str], **options: Any) -> Trunk:
+    """A trunk over the hidden layers of the encoder; the stem belongs to the first of them."""
+    stem, *layers = _encoder(recipe).stages()
+    return method([nn.Sequential(stem, *layers[:1]), *layers[1:]], names, **options)
+
+
+def _mixed(method: Callable[..., Trunk], recipe: TableRecipe, names: Sequence[str], **options: Any) -> Trunk:
+    """Experts on the stem, each half as wide as the trunk."""
     widths = [max(8, recipe.width // 2)] * recipe.depth
     stem = TableStem(recipe.shape, recipe.bins)
-    return MMoE(stem, names, experts=recipe.experts, widths=widths, dropout=recipe.dropout)
+    return method(stem, names, **{"widths": widths, "dropout": recipe.dropout} | options)
 
 
-TRUNKS: dict[str, Callable[[TableRecipe, Sequence[str]], Trunk]] = {"hard": _hard, "mmoe": _mmoe}
+def _routed(method: Callable[..., Trunk], recipe: TableRecipe, names: Sequence[str]) -> Trunk:
+    return _mixed(method, recipe, names, experts=recipe.experts)
+
+
+def _cgc(recipe: TableRecipe, names: Sequence[str]) -> Trunk:
+    return _mixed(CGC, recipe, names, **_experts(recipe))
+
+
+def _ple(recipe: TableRecipe, names: Sequence[str]) -> Trunk:
+    options = _experts(recipe) | {"levels": max(1, recipe.depth), "widths": [max(8, recipe.width // 2)]}
+    return _mixed(PLE, recipe, names, **options)
+
+
+def _experts(recipe: TableRecipe) -> dict[str, int]:
+    """Half of the experts that a task sees are its own."""
+    own = recipe.experts // 2
+    return {"shared_experts": recipe.experts - own, "task_experts": own}
+
+
+def _modules(recipe: TableRecipe, names: Sequence[str]) -> Trunk:
+    width, depth = max(8, recipe.width // 2), max(1, recipe.depth)
+    stem = TableStem(recipe.shape, recipe.bins)
+    return SoftModules(stem, names, modules=recipe.experts, layers=depth, width=width)
+
+
+TRUNKS: dict[str, Callable[[TableRecipe, Sequence[str]], Trunk]] = {
+    "hard": lambda recipe, names: HardSharing(_encoder(recipe)),
+    **{name: partial(_staged, method) for name, method in
+       registered((Separate, SoftSharing, CrossStitch, Sluice, NDDR, MTAN)).items()},
+    "tasktoken": lambda recipe, names: _staged(TaskToken, recipe, names, width=recipe.width),
+    **{name: partial(_routed, method) for name, method in registered((OMoE, MMoE, DSelectK, SparseMoE)).items()},
+    "cgc": _cgc,
+    "ple": _ple,
+    "softmodules": _modules,
+}  # fmt: skip
+"""Every trunk that a table can have, by name. All of them get the same settings."""
 SETTINGS = ("trunk", "width", "depth", "tower", "dropout", "experts", "bins")
 
 
