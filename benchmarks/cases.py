@@ -17,6 +17,7 @@ from polytask.names import canonical, make_balancer
 AT_FEATURES = ("UPGrad", "MGDA", "IMTLG", "CAGrad", "NashMTL")
 WRAPPED = ("UPGrad", "MGDA")
 REFRESH = 8
+NEEDED = {"manual": "weights", "inversesize": "sizes"}  # what a method wants one number per task for
 Make = Callable[[Sequence[str]], Balancer]
 
 
@@ -108,17 +109,16 @@ def balanced(make: Make, *, at_features: bool = False) -> Callable[[Workload], S
 
 
 def _named(word: str) -> Make:
-    options = {"manual": lambda tasks: {"weights": {task: 1.0 + 0.1 * i for i, task in enumerate(tasks)}}}
-
     def make(tasks: Sequence[str]) -> Balancer:
-        given = options.get(canonical(word))
-        return make_balancer(word, tasks, given(tasks) if given else None)
+        numbers = {task: 1.0 + 0.1 * i for i, task in enumerate(tasks)}
+        needed = NEEDED.get(canonical(word))
+        return make_balancer(word, tasks, {needed: numbers} if needed else None)
 
     return make
 
 
 def _wrapped(wrapper: str, word: str, **options: float) -> Make:
-    return lambda tasks: getattr(balance, wrapper)(_named(word)(tasks), **options)
+    return lambda tasks: getattr(balance, wrapper)(_named(word)(tasks), tasks=tasks, **options)
 
 
 def by_hand() -> list[Case]:
