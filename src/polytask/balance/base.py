@@ -69,7 +69,7 @@ class Balancer(nn.Module, ABC):
     stateful = False  # whether `tasks=` must be given
     looks_again = False  # whether `after_step` must see the losses of the same batch after the optimizer's step
     never_conflicts = False  # whether g_t . d >= 0 for every task, whatever the (independent) gradients are
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # conventions of other code: name -> `make_balancer` options
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # other code's conventions: name -> `make_balancer` options
 
     def __init__(self, tasks: Sequence[str] | None = None) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class Balancer(nn.Module, ABC):
         return replace(step, note="; ".join(notes)) if notes else step
 
     def note(self, text: str) -> None:
-        """Say that a step could not be what the method asks for: in its `Step.note`, and the first time in a warning."""
+        """Say that a step could not be what the method asks: in its `Step.note`, and the first time in a warning."""
         self._note = text
         if text not in self._said:
             self._said.add(text)
@@ -144,7 +144,10 @@ class Balancer(nn.Module, ABC):
         if len(asked.values) == 1 and self.plain_alone:
             (asked.values[0] * asked.factor).backward()
             return Step(asked.names, asked.losses, torch.ones(1))
-        return self._pull(asked)
+        try:
+            return self._pull(asked)
+        except RefusedLoss as refused:
+            raise UserError(f"task '{asked.names[refused.row]}': {refused}") from None
 
     @abstractmethod
     def _pull(self, asked: Asked) -> Step:
@@ -308,7 +311,7 @@ class JacobianBalancer(_MeasuringBalancer):
     def merge(self, jacobian: Tensor, losses: Tensor, rows: Tensor) -> Tensor:
         """One direction (P,) from the task gradients (T, P) and the losses (T,)."""
 
-    def _agree(self, asked: Asked, found: TaskGradients, grams: Sequence[Tensor]) -> None:
+    def _agree(self, asked: Asked, found: TaskGradients, grams: Sequence[Tensor]) -> Tensor | None:
         rows = self.rows(asked.names)
         for block in found.blocks:
             members = list(block.rows)
@@ -321,6 +324,7 @@ class JacobianBalancer(_MeasuringBalancer):
                 block.write(direction)
             else:
                 self._pull_back(found, block, direction)
+        return None  # a subclass may have weights
 
     def _pull_back(self, found: TaskGradients, block: SharedBlock, direction: Tensor) -> None:
         """Send the merged direction at the representation back to the parameters below it."""

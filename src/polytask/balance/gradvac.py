@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from polytask.balance.base import GramBalancer
+from polytask.balance.lengths import Reduction, known_reduction
+from polytask.balance.pcgrad import random_orders
 from polytask.balance.randomness import SeededModule
 from polytask.errors import UserError
 
@@ -25,6 +28,7 @@ class GradVac(GramBalancer):
         tasks: names of all tasks; rho is kept per pair.
         beta: how fast rho follows (paper: .01), 0..1.
         seed: of the random orders.
+        reduction: "sum" (the paper), or "mean" of the results.
 
     >>> x = torch.zeros(3, requires_grad=True)
     >>> j = torch.tensor([[-4.0, 1.0, 1.0], [6.0, 1.0, 1.0]])
@@ -37,23 +41,24 @@ class GradVac(GramBalancer):
     rho: Tensor
     stateful = True
 
-    def __init__(self, tasks: Sequence[str], beta: float = 0.01, seed: int = 0) -> None:
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"libmtl": {"beta": 0.5}, "torchjd": {"beta": 0.5}}
+
+    def __init__(self, tasks: Sequence[str], beta: float = 0.01, seed: int = 0, reduction: Reduction = "sum") -> None:
         super().__init__(tasks)
         if not 0 <= beta <= 1:
             raise UserError(f"beta must lie between 0 and 1, got {beta}")
-        self.beta = beta
+        self.beta, self.reduction = beta, known_reduction(reduction)
         self.random = SeededModule(seed)
         self.register_buffer("rho", torch.zeros(len(tasks), len(tasks), dtype=torch.float64))
 
     def weigh(self, gram: Tensor, losses: Tensor, rows: Tensor) -> Tensor:
-        tasks = len(gram)
-        noise = torch.rand(tasks, tasks, generator=self.random.generator)
-        noise.fill_diagonal_(2.0)  # its own place sorts last and is left out
+        order = random_orders(len(gram), self.random.generator)
         targets = self.rho[rows][:, rows].double().cpu()
-        coefficients, seen = vaccinate(gram, noise.argsort(dim=1)[:, :-1], targets)
+        coefficients, seen = vaccinate(gram, order, targets)
         pairs = (rows[:, None], rows[None, :])
         self.rho[pairs] += (self.beta * (seen - targets)).to(self.rho)
-        return coefficients.sum(0)
+        weights = coefficients.sum(0)
+        return weights / len(gram) if self.reduction == "mean" else weights
 
 
 def vaccinate(gram: Tensor, order: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

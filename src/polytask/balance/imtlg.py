@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from polytask.balance.base import GramBalancer
+from polytask.balance.preference import PreferenceBalancer
 from polytask.balance.solvers import Array, cosines, min_norm_weights
 
 
@@ -28,24 +29,26 @@ class IMTLG(GramBalancer):
     tensor([0.5923, 0.4077], dtype=torch.float64)
     """
 
+    never_conflicts = True
+
     def weigh(self, gram: Tensor, losses: Tensor, rows: Tensor) -> Tensor:
         moving, norms, between = cosines(gram.numpy())
         weights = np.zeros(len(gram))
         if not len(moving):
             return torch.from_numpy(weights)
-        equal = equal_cosines(between)
+        equal = cosines_with(between, np.ones(len(moving)))
         raw = equal / norms
         total = float(raw.sum())
         if np.max(abs(between @ equal - 1.0)) > 1e-6 or abs(total) <= 1e-14 * abs(raw).sum():
-            _warn("no direction has equal projections on these gradients; MGDA's step is taken")
+            self.note("no direction has equal projections on these gradients; MGDA's step is taken")
             raw, total = min_norm_weights(gram.numpy()[np.ix_(moving, moving)]), 1.0
         if total < 0:
-            _warn("the direction of equal projections points uphill for every task; it is reversed")
+            self.note("the direction of equal projections points uphill for every task; it is reversed")
         weights[moving] = raw / abs(total)
         return torch.from_numpy(weights)
 
 
-class ConFIG(GramBalancer):
+class ConFIG(PreferenceBalancer):
     """Conflict-free inverse gradients: equal cosines with all task gradients (Liu, Chu, Thuerey, 2024).
 
     d = (sum_i g_i . u) u with u the normalised pseudo-inverse of the unit gradients applied to ones. It does not turn
@@ -55,6 +58,10 @@ class ConFIG(GramBalancer):
     Warns:
         RuntimeWarning: u is zero, as for exactly opposite gradients (Pareto-stationary); d is then 0.
 
+    Args:
+        preference: one number >= 0 per task, by name: the cosines are then in these proportions (paper: all equal; its
+            code calls them direction weights).
+
     >>> x = torch.zeros(3, requires_grad=True)
     >>> j = torch.tensor([[-4.0, 1.0, 1.0], [6.0, 1.0, 1.0]])
     >>> _ = ConFIG().backward({"a": j[0] @ x, "b": j[1] @ x})
@@ -62,27 +69,36 @@ class ConFIG(GramBalancer):
     tensor([0.1588, 2.0706, 2.0706])
     """
 
+    never_conflicts = True
+
+    def __init__(self, preference: Mapping[str, float] | None = None) -> None:
+        super().__init__(preference)
+
     def weigh(self, gram: Tensor, losses: Tensor, rows: Tensor) -> Tensor:
-        moving, norms, between = cosines(gram.numpy())
-        weights = np.zeros(len(gram))
-        if not len(moving):
-            return torch.from_numpy(weights)
-        equal = equal_cosines(between)
-        products = between @ equal  # u_i with the unnormalised direction
-        square = float(equal @ products)
-        if square <= 1e-14 * len(moving):
-            _warn("Pareto-stationary, no direction has equal positive cosines; no step is taken", "ConFIG")
-            return torch.from_numpy(weights)
-        weights[moving] = float(norms @ products) / square * equal / norms
-        return torch.from_numpy(weights)
+        found = config_weights(gram.numpy(), self.preferred(rows, each=1.0))
+        if found is None:
+            self.note("Pareto-stationary, no direction has equal positive cosines; no step is taken")
+            return torch.zeros(len(gram), dtype=torch.float64)
+        return torch.from_numpy(found)
 
 
-def equal_cosines(between: Array) -> Array:
-    """y with C y = 1, in the sense of least squares and of least length: equal cosines with y . u."""
+def config_weights(gram: Array, wanted: Array) -> Array | None:
+    """ConFIG's weights for cosines in the wanted proportions; None where its direction is zero."""
+    moving, norms, between = cosines(gram)
+    weights = np.zeros(len(gram))
+    if not len(moving):
+        return weights
+    raw = cosines_with(between, wanted[moving])
+    products = between @ raw  # u_i with the unnormalised direction
+    square = float(raw @ products)
+    if square <= 1e-14 * float(wanted @ wanted):
+        return None
+    weights[moving] = float(norms @ products) / square * raw / norms
+    return weights
+
+
+def cosines_with(between: Array, wanted: Array) -> Array:
+    """y with C y = wanted, in the sense of least squares and of least length: the cosines of y . u with the rows."""
     values, vectors = np.linalg.eigh(between)
     kept = values > len(values) * 4 * np.finfo(float).eps * values[-1]
-    return np.asarray(vectors[:, kept] @ (vectors[:, kept].sum(0) / values[kept]))
-
-
-def _warn(text: str, who: str = "IMTL-G") -> None:
-    warnings.warn(f"{who}: {text}", RuntimeWarning, stacklevel=3)
+    return np.asarray(vectors[:, kept] @ (wanted @ vectors[:, kept] / values[kept]))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from polytask.balance.base import GramBalancer
+from polytask.balance.lengths import Reduction, known_reduction
 from polytask.balance.randomness import SeededModule
 
 
@@ -19,6 +23,9 @@ class PCGrad(GramBalancer):
 
     Args:
         seed: of the random orders.
+        reduction: "sum" (the paper), or "mean" of the results, as a known re-implementation has it.
+        priority: names of all tasks, the most important first: instead of at random, conflicts are resolved in the
+            opposite order, so that what the first task asks for is done last and no other result conflicts with it.
 
     >>> x = torch.zeros(3, requires_grad=True)
     >>> j = torch.tensor([[-4.0, 1.0, 1.0], [6.0, 1.0, 1.0]])
@@ -27,16 +34,28 @@ class PCGrad(GramBalancer):
     tensor([0.5848, 3.8012, 3.8012])
     """
 
-    def __init__(self, seed: int = 0) -> None:
-        super().__init__()
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"pytorch-pcgrad": {"reduction": "mean"}}
+
+    def __init__(self, seed: int = 0, reduction: Reduction = "sum", priority: Sequence[str] | None = None) -> None:
+        super().__init__(priority)
         self.random = SeededModule(seed)
+        self.reduction = known_reduction(reduction)
 
     def weigh(self, gram: Tensor, losses: Tensor, rows: Tensor) -> Tensor:
-        tasks = len(gram)
-        noise = torch.rand(tasks, tasks, generator=self.random.generator)
-        noise.fill_diagonal_(2.0)  # its own place sorts last and is left out
-        order = noise.argsort(dim=1)[:, :-1]
-        return project_conflicts(gram, order).sum(0)
+        if self.tasks is None:
+            order = random_orders(len(gram), self.random.generator)
+        else:  # the position of a task is its rank: the last comes first, itself left out
+            falling = rows.argsort(descending=True)
+            order = torch.stack([falling[falling != own] for own in range(len(gram))])
+        weights = project_conflicts(gram, order).sum(0)
+        return weights / len(gram) if self.reduction == "mean" else weights
+
+
+def random_orders(tasks: int, generator: torch.Generator) -> Tensor:
+    """For each task the other tasks in random order, (T, T - 1)."""
+    noise = torch.rand(tasks, tasks, generator=generator)
+    noise.fill_diagonal_(2.0)  # its own place sorts last and is left out
+    return noise.argsort(dim=1)[:, :-1]
 
 
 def project_conflicts(gram: Tensor, order: Tensor) -> Tensor:

@@ -92,6 +92,17 @@ def _affine_minimum(g: Array, linear: Array, total: float) -> Array:
     return np.asarray(np.linalg.lstsq(system, right, rcond=None)[0][:size])
 
 
+def project_on_simplex(point: Array, total: float = 1.0) -> Array:
+    """The nearest point with entries >= 0 that sum to `total` (Held, Wolfe, Crowder, 1974).
+
+    >>> project_on_simplex(np.array([0.9, 0.5, -3.0])).round(12).tolist()
+    [0.7, 0.3, 0.0]
+    """
+    falling = np.sort(point)[::-1]
+    levels = (np.cumsum(falling) - total) / np.arange(1, len(point) + 1)
+    return np.asarray(np.maximum(point - levels[np.flatnonzero(falling >= levels)[-1]], 0.0))
+
+
 def cosines(gram: Array) -> tuple[NDArray[np.intp], Array, Array]:
     """The tasks whose gradient is not zero, their norms, and the cosines between them.
 

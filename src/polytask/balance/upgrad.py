@@ -27,6 +27,8 @@ class UPGrad(PreferenceBalancer):
     tensor([0.2924, 1.9006, 1.9006])
     """
 
+    never_conflicts = True
+
     def weigh(self, gram: Tensor, losses: Tensor, rows: Tensor) -> Tensor:
         moving, norms, between = cosines(gram.numpy())
         weights = np.zeros(len(gram))
@@ -50,6 +52,8 @@ class DualProj(PreferenceBalancer):
     >>> x.grad
     tensor([0.5556, 1.1111, 1.1111])
     """
+
+    never_conflicts = True
 
     def weigh(self, gram: Tensor, losses: Tensor, rows: Tensor) -> Tensor:
         return torch.from_numpy(dual_projection(gram.numpy(), self.preferred(rows)))
