@@ -259,3 +259,36 @@ def test_a_compiled_encoder_takes_plain_and_balanced_steps_in_any_order(first):
         if step.gram is not None:
             torch.testing.assert_close(step.gram, expected, rtol=1e-5, atol=1e-7)
         assert body[0].weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("place", ["before the activation", "features"])
+@pytest.mark.parametrize(
+    "hook", [lambda g: 2 * g, lambda g: g.clamp(-1e-3, 1e-3), lambda g: None], ids=["twice", "clamp", "look"]
+)
+@pytest.mark.parametrize("tasks", [2, 5])
+def test_a_hook_on_a_shared_tensor_acts_once_on_every_task(place, hook, tasks):
+    """autograd.grad gives some derivatives as they are before such a hook; ours must be those after it."""
+    torch.manual_seed(0)
+    lower, upper = nn.Linear(9, 30).double(), nn.Linear(30, 40).double()
+    heads = [nn.Linear(40, 1).double() for _ in range(tasks)]
+    x = torch.randn(4, 9, dtype=torch.float64)
+
+    def losses():
+        hidden = lower(x)
+        features = upper(hidden.relu())
+        {"before the activation": hidden, "features": features}[place].register_hook(hook)
+        return {str(i): head(features).square().mean() for i, head in enumerate(heads)}, features
+
+    leaves = [*lower.parameters(), *upper.parameters()]
+    jac = reference(losses()[0].values(), leaves)
+    step = MGDA().backward(losses()[0])
+    torch.testing.assert_close(step.gram, jac @ jac.T)
+    direction = torch.cat([p.grad.flatten() for p in leaves])
+    torch.testing.assert_close(direction, step.weights @ jac)
+    if hook(torch.ones(()).double()) == 1e-3:
+        return  # one pass of the weighted sum cannot clamp every task by itself
+    for p in leaves:
+        p.grad = None
+    again, features = losses()
+    step = MGDA().backward(again, at=features)
+    torch.testing.assert_close(torch.cat([p.grad.flatten() for p in leaves]), step.weights @ jac)

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from polytask.gradients.blocks import ForgottenBlock, SharedBlock, accumulate, products_in_passes
-from polytask.gradients.graph import Reach, walk
-from polytask.gradients.layers import parts_of
+from polytask.gradients.graph import Graph, Reach, walk
+from polytask.gradients.heads import Factored, LinearHeads, linear_heads
+from polytask.gradients.layers import hooked, parts_of
 from polytask.gradients.parts import Direct
 
 # A compiled encoder whose first backward was a plain one would otherwise refuse every later one that keeps its graph.
@@ -21,6 +22,9 @@ torch._functorch.config.donated_buffer = False
 
 TOGETHER = 8  # tasks pulled back in one product: more take more memory and are not faster (benchmarks/step.py)
 FEWEST_TOGETHER = 4  # below this a loop is faster
+
+
+Own = Mapping[int, tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
@@ -74,29 +78,55 @@ def task_gradients(
     single = {g.rows[0]: g.leaves for g in found if len(g.rows) == 1} if own else {}
     shared = [group for group in found if len(group.rows) > 1]
     if at:
-        points = SharedBlock(tuple(range(len(losses))), tuple(Direct(point, len(losses)) for point in at))
-        plain = _one_by_one(losses, [points], single, keep_graph)
-        return TaskGradients((points,), tuple(plain), _only_through(losses, at, shared))
+        return _at_representation(losses, graph, at, shared, single, keep_graph)
     if memory is not None and not dense:
         sizes = [len(g.rows) * sum(leaf.numel() * leaf.element_size() for leaf in g.leaves) for g in shared]
         if sum(sizes) > memory:
             return _in_passes(losses, shared, single, memory)
     blocks = [SharedBlock(g.rows, tuple(parts_of(graph, g, dense=dense))) for g in shared]
-    frontier = graph.frontier() if len(losses) >= FEWEST_TOGETHER and blocks else None
-    if frontier is None:
+    heads = _entrance(graph) if len(losses) >= FEWEST_TOGETHER and blocks else None
+    if heads is None:
         return TaskGradients(tuple(blocks), tuple(_one_by_one(losses, blocks, single, keep_graph)))
-    return TaskGradients(tuple(blocks), tuple(_together(losses, blocks[0], frontier, single, keep_graph)))
+    features, plain = _read_heads(losses, heads, heads.entrance, single, keep_graph)
+    _pull_together(features, heads.entrance, blocks[0], keep_graph)
+    return TaskGradients(tuple(blocks), tuple(plain))
 
 
-def _only_through(losses: Sequence[Tensor], at: Sequence[Tensor], shared: Sequence[Reach]) -> tuple[Tensor, ...] | None:
-    """The shared leaves, if no loss reaches any of them on a path that does not pass `at`."""
+def _entrance(graph: Graph) -> LinearHeads | None:
+    """The linear heads through which alone all losses enter one shared part, if tasks can go through it together."""
+    point = graph.entrance()
+    return linear_heads(graph, point) if point is not None and graph.batched() and not hooked(point) else None
+
+
+def _at_representation(
+    losses: Sequence[Tensor],
+    graph: Graph,
+    at: Sequence[Tensor],
+    shared: Sequence[Reach],
+    single: Own,
+    keep_graph: bool,
+) -> TaskGradients:
+    """One block, of all tasks, of what `at` names."""
+    every = tuple(range(len(losses)))
+    edges = [get_gradient_edge(point) for point in at]
+    changed = any(hooked(edge) for edge in edges)  # on the way back a hook must act once
+    below = None if changed else _only_through(losses, edges, shared)
+    heads = linear_heads(graph, edges[0]) if len(at) == 1 and not changed else None
+    if heads is not None and heads.narrow:
+        part, plain = _read_heads(losses, heads, at[0], single, keep_graph)
+        return TaskGradients((SharedBlock(every, (part,)),), tuple(plain), below)
+    block = SharedBlock(every, tuple(Direct(point, len(losses)) for point in at))
+    return TaskGradients((block,), tuple(_one_by_one(losses, [block], single, keep_graph)), below)
+
+
+def _only_through(
+    losses: Sequence[Tensor], edges: Sequence[GradientEdge], shared: Sequence[Reach]
+) -> tuple[Tensor, ...] | None:
+    """The shared leaves, if no loss reaches any of them on a path that does not pass these edges."""
     leaves = tuple(leaf for group in shared for leaf in group.leaves)
-    past = walk(losses, stop=[get_gradient_edge(point) for point in at]).reaches()
+    past = walk(losses, stop=edges).reaches()
     reached = {id(leaf) for group in past for leaf in group.leaves}
     return None if any(id(leaf) in reached for leaf in leaves) else leaves
-
-
-Own = Mapping[int, tuple[Tensor, ...]]
 
 
 def _one_by_one(
@@ -118,26 +148,33 @@ def _one_by_one(
     return [(leaf, gradient) for leaf, gradient in plain if gradient is not None]
 
 
-def _together(
-    losses: Sequence[Tensor], block: SharedBlock, frontier: list[GradientEdge], single: Own, keep_graph: bool
-) -> list[tuple[Tensor, Tensor]]:
-    """Each task's own part by itself, then the shared part for several tasks at once."""
-    plain: list[tuple[Tensor, Tensor]] = []
-    entering: list[tuple[Tensor, ...]] = []
-    for row, loss in enumerate(losses):
-        leaves = single.get(row, ())
-        points: list[Any] = [*frontier, *leaves]
-        results = torch.autograd.grad(loss, points, retain_graph=keep_graph)
-        entering.append(results[: len(frontier)])
-        plain += zip(leaves, results[len(frontier) :], strict=True)
+def _read_heads(
+    losses: Sequence[Tensor], heads: LinearHeads, point: Tensor | GradientEdge, single: Own, keep_graph: bool
+) -> tuple[Factored, list[tuple[Tensor, Tensor]]]:
+    """What linear heads send down, and the plain gradients of all that one task alone has; one pass for all tasks.
+
+    One pass, because nothing above the features is reached by two losses: the derivative of the sum is that of each.
+    """
+    known = {id(leaf) for leaf in heads.leaves}
+    others = [leaf for leaves in single.values() for leaf in leaves if id(leaf) not in known]
+    targets: list[Any] = [*heads.edges, *others]
+    results = torch.autograd.grad(losses, targets, retain_graph=keep_graph, allow_unused=True)
+    part = Factored(point, heads, results[: len(heads.edges)])
+    plain = heads.own(part.derivatives) if single else []
+    rest = zip(others, results[len(heads.edges) :], strict=True)
+    return part, plain + [(leaf, gradient) for leaf, gradient in rest if gradient is not None]
+
+
+def _pull_together(features: Factored, entrance: GradientEdge, block: SharedBlock, keep_graph: bool) -> None:
+    """The shared part for several tasks at once."""
     targets: list[Any] = [part.target for part in block.parts]
-    for start in range(0, len(losses), TOGETHER):
-        some = [torch.stack(parts) for parts in zip(*entering[start : start + TOGETHER], strict=True)]
-        keep = keep_graph or start + TOGETHER < len(losses)
-        results = torch.autograd.grad(frontier, targets, some, retain_graph=keep, is_grads_batched=True)
+    for start in range(0, features.tasks, TOGETHER):
+        stop = min(start + TOGETHER, features.tasks)
+        some = features.rows(start, stop)
+        keep = keep_graph or stop < features.tasks
+        results = torch.autograd.grad(entrance, targets, some, retain_graph=keep, is_grads_batched=True)
         for part, derivatives in zip(block.parts, results, strict=True):
             part.take(start, derivatives)
-    return plain
 
 
 def _in_passes(losses: Sequence[Tensor], shared: Sequence[Reach], single: Own, memory: int) -> TaskGradients:

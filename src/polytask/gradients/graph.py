@@ -63,25 +63,23 @@ class Graph:
         """The nodes that more than one loss reaches."""
         return (node for node in self.order if self.masks[node] & (self.masks[node] - 1))
 
-    def frontier(self) -> list[GradientEdge] | None:
-        """Where every loss enters one and the same shared part of operations in `BATCHED`; None if there is no such.
-
-        These are the points to which each task's own part is pulled back once, and from where all tasks go on together.
-        """
+    def entrance(self) -> GradientEdge | None:
+        """The one point at which every loss enters one and the same shared part; None if there is no such."""
         every = (1 << len(self.roots)) - 1
-        if any(self.masks[node] != every or node.name() not in BATCHED for node in self.shared()):
+        if any(self.masks[node] != every for node in self.shared()) or every in map(self.masks.get, self.roots):
             return None
-        edges: dict[tuple[Any, int], int] = {}
-        for node in self.order:
-            mask = self.masks[node]
-            if mask & (mask - 1):
-                continue
-            for child, number in self.children[node]:
-                if child is not None and self.masks[child] == every:
-                    edges[child, number] = edges.get((child, number), 0) | mask
-        if any(mask != every for mask in edges.values()) or any(self.masks[root] == every for root in self.roots):
-            return None
-        return [GradientEdge(node, number) for node, number in edges]
+        edges = {
+            (child, number)
+            for node in self.order
+            if self.masks[node] != every
+            for child, number in self.children[node]
+            if child is not None and self.masks[child] == every
+        }
+        return GradientEdge(*edges.pop()) if len(edges) == 1 else None
+
+    def batched(self) -> bool:
+        """Whether the shared part consists of operations in `BATCHED`."""
+        return all(node.name() in BATCHED for node in self.shared())
 
 
 def walk(losses: Sequence[Tensor], stop: Sequence[GradientEdge] = ()) -> Graph:

@@ -35,7 +35,7 @@ def parts_of(graph: Graph, group: Reach, *, dense: bool = False) -> list[Part]:
         if graph.masks[node] == mask:
             read = readers.get(node.name())
             part = read(node, graph, tasks) if read is not None else None
-            if part is not None and all(id(leaf) in waiting for leaf in part.leaves):
+            if part is not None and all(id(leaf) in waiting for leaf in part.leaves) and not hooked(part.target):
                 parts.append(part)
                 for leaf in part.leaves:
                     del waiting[id(leaf)]
@@ -53,7 +53,21 @@ def ghost_pays(rows: int, inputs: int, outputs: int, tasks: int) -> bool:
     return ghost < direct
 
 
-def _leaf(node: Any, graph: Graph, *, transposed: bool = False) -> Tensor | None:
+def hooked(edge: Any) -> bool:
+    """Whether a hook on the tensor at an edge changes gradients: autograd hands out what comes before the hook.
+
+    Hooks are not listed anywhere, so a zero is sent through; without one the very same tensor comes out.
+    """
+    known = edge.node._input_metadata[edge.output_nr]
+    probe = torch.zeros((), dtype=known.dtype, device=known.device).expand(tuple(known.shape))
+    try:
+        (seen,) = torch.autograd.grad(edge, [edge], probe, retain_graph=True)
+    except RuntimeError:  # a hook that writes into its argument
+        return True
+    return bool(seen.data_ptr() != probe.data_ptr())
+
+
+def leaf_behind(node: Any, graph: Graph, *, transposed: bool = False) -> Tensor | None:
     """The parameter behind an edge, if this is its only use and nobody has hooked it."""
     while node is not None and graph.parents.get(node) == 1:
         leaf = getattr(node, "variable", None)
@@ -68,7 +82,7 @@ def _leaf(node: Any, graph: Graph, *, transposed: bool = False) -> Tensor | None
     return None
 
 
-def _saved(node: Any, name: str) -> Tensor | None:
+def saved_tensor(node: Any, name: str) -> Tensor | None:
     """What a node keeps for its backward, unless somebody's hook would have to bring it back (checkpointing)."""
     raw = getattr(node, f"_raw_saved_{name}", None)
     if raw is None or raw.unpack_hook is not None:
@@ -81,12 +95,14 @@ def _addmm(node: Any, graph: Graph, tasks: int) -> Part | None:
     if node._saved_alpha != 1 or node._saved_beta != 1:
         return None
     (bias, _), _, (weight, _) = graph.children[node]
-    return _linear(node, _leaf(weight, graph, transposed=True), _leaf(bias, graph), _saved(node, "mat1"), tasks)
+    return _linear(
+        node, leaf_behind(weight, graph, transposed=True), leaf_behind(bias, graph), saved_tensor(node, "mat1"), tasks
+    )
 
 
 def _mm(node: Any, graph: Graph, tasks: int) -> Part | None:
     _, (weight, _) = graph.children[node]
-    return _linear(node, _leaf(weight, graph, transposed=True), None, _saved(node, "self"), tasks)
+    return _linear(node, leaf_behind(weight, graph, transposed=True), None, saved_tensor(node, "self"), tasks)
 
 
 def _linear(node: Any, weight: Tensor | None, bias: Tensor | None, inputs: Tensor | None, tasks: int) -> Part | None:
@@ -109,7 +125,7 @@ def _convolution(node: Any, graph: Graph, tasks: int) -> Part | None:
     if node._saved_groups != 1 or node._saved_transposed or len(shape) != 4:
         return None
     _, (weight_edge, _), (bias_edge, _) = graph.children[node]
-    weight, image = _leaf(weight_edge, graph), _saved(node, "input")
+    weight, image = leaf_behind(weight_edge, graph), saved_tensor(node, "input")
     if (
         weight is None
         or image is None
@@ -120,12 +136,12 @@ def _convolution(node: Any, graph: Graph, tasks: int) -> Part | None:
         _full(image), weight.shape[2:], node._saved_dilation, node._saved_padding, node._saved_stride
     )
     inputs = patches.transpose(1, 2).reshape(-1, weight[0].numel())
-    return Ghost(GradientEdge(node, 0), weight, _leaf(bias_edge, graph), inputs, tasks, channels=1)
+    return Ghost(GradientEdge(node, 0), weight, leaf_behind(bias_edge, graph), inputs, tasks, channels=1)
 
 
 def _embedding(node: Any, graph: Graph, tasks: int) -> Part | None:
     ((weight_edge, _),) = graph.children[node]
-    table, ids = _leaf(weight_edge, graph), _saved(node, "indices")
+    table, ids = leaf_behind(weight_edge, graph), saved_tensor(node, "indices")
     if table is None or ids is None or node._saved_scale_grad_by_freq:
         return None
     if len(table) <= 4 * ids.numel() and not node._saved_sparse:
