@@ -7,14 +7,28 @@ import pytest
 import torch
 from torch import nn
 
-from polytask import LogGramian
-from polytask.balance import METHODS, Equal
+from polytask import AveragedGramian, Clipped, LogGramian, NormalisedLosses, RefreshEvery
+from polytask.balance import METHODS, Equal, PCGrad, UPGrad
 from polytask.balance.randomness import SeededModule
 from polytask.names import make_balancer, registered
 
 TASKS = ("a", "b", "c")
 OPTIONS = {"manual": {"weights": {"a": 1.0, "b": 0.5, "c": 2.0}}}
-NAMES = [*registered(METHODS), "logged"]
+SIZES = {"a": 100, "b": 300, "c": 50}
+WRAPPED = {
+    "logged": lambda: LogGramian(Equal(), every=2),
+    "normalised": lambda: NormalisedLosses(UPGrad(), TASKS),
+    "refreshed": lambda: RefreshEvery(UPGrad(), 3, TASKS),
+    "averaged": lambda: AveragedGramian(UPGrad(), 0.9, TASKS),
+    "clipped": lambda: Clipped(Equal(), 1e12),
+    "all wrapped": lambda: LogGramian(
+        NormalisedLosses(Clipped(RefreshEvery(AveragedGramian(UPGrad(), 0.9, TASKS), 3), 1e12)), 2
+    ),
+    "famo in wrappers": lambda: LogGramian(NormalisedLosses(make_balancer("famo", TASKS)), 3),
+    "scores in wrappers": lambda: NormalisedLosses(LogGramian(make_balancer("dtp", TASKS), 3)),
+    "drawn in wrappers": lambda: RefreshEvery(AveragedGramian(PCGrad(), 0.5, TASKS), 2),
+}
+NAMES = [*registered(METHODS), *WRAPPED]
 
 MAY_RAISE = {
     "equal": "a sum of gradients is a descent direction of the sum, not of each task",
@@ -28,7 +42,16 @@ MAY_RAISE = {
     "rlw": "as equal",
     "lbtw": "as equal",
     "stch": "as equal",
+    "famo": "as equal",
+    "dtp": "as equal",
+    "inversevalidation": "as equal",
+    "inversesize": "as equal",
+    "gradnorm": "as equal",
     "logged": "as equal",
+    "clipped": "as equal",
+    "famo in wrappers": "as equal",
+    "scores in wrappers": "as equal",
+    "drawn in wrappers": "as pcgrad",
     "pcgrad": "with three tasks a conflict can remain (tests/balance/test_pcgrad.py)",
     "gradvac": "as pcgrad, which it is at the first step",
     "cagrad": "with c < 1 the mean comes first (tests/balance/test_gramian_methods.py)",
@@ -43,17 +66,19 @@ WARNS = {  # with two opposite gradients there is no solution
     "nashmtl": "Pareto-stationary",
     "fairgrad": "Pareto-stationary",
     "imtlg": "no direction has equal projections",
+    "imtl": "no direction has equal projections",
 }
 STOPS = {  # where no step is taken although a gradient is not zero
     "mgda": ("zero row", "opposite"),
     "nashmtl": ("opposite",),
     "fairgrad": ("opposite",),
     "imtlg": ("opposite",),
+    "imtl": ("opposite",),
 }
 
 
 def build(name):
-    return LogGramian(Equal(), every=2) if name == "logged" else make_balancer(name, TASKS, OPTIONS.get(name))
+    return WRAPPED[name]() if name in WRAPPED else make_balancer(name, TASKS, OPTIONS.get(name), sizes=SIZES)
 
 
 def rows(seed=0, tasks=3, size=8):
@@ -149,8 +174,11 @@ class Training:
             torch.manual_seed(number)
             self.optimizer.zero_grad()
             names = TASKS if number % 3 else TASKS[::-2]  # a task is absent and the order turned at times
-            seen.append(self.balancer.backward(self.net.losses(torch.randn(16, 4, generator=self.data), names)))
+            x = torch.randn(16, 4, generator=self.data)
+            seen.append(self.balancer.backward(self.net.losses(x, names)))
             self.optimizer.step()
+            self.balancer.after_step(lambda x=x, names=names: self.net.losses(x, names))
+            self.balancer.observe({"a": 0.9 - 0.01 * number, "c": 0.2})
         return seen
 
     def state(self):

@@ -13,10 +13,14 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "AllTasks": "sampling",
+    "AveragedGramian": "balance",
     "Balancer": "balance",
     "Batch": "batch",
+    "Clipped": "balance",
     "Equal": "balance",
+    "FAMO": "balance",
     "GradDrop": "balance",
+    "GradNorm": "balance",
     "GramBalancer": "balance",
     "Grouped": "trunks",
     "HardSharing": "trunks",
@@ -29,9 +33,11 @@ _HOMES = {
     "Manual": "balance",
     "MultiTaskEstimator": "estimator",
     "MultiTaskModel": "model",
+    "NormalisedLosses": "balance",
     "OneTask": "sampling",
     "PCGrad": "balance",
     "Plan": "training",
+    "RefreshEvery": "balance",
     "Run": "records",
     "Separate": "trunks",
     "Step": "records",
@@ -63,16 +69,22 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:  # the same names, for type checkers and editors
     from polytask.balance import (
+        FAMO as FAMO,
         MGDA as MGDA,
+        AveragedGramian as AveragedGramian,
         Balancer as Balancer,
+        Clipped as Clipped,
         Equal as Equal,
         GradDrop as GradDrop,
+        GradNorm as GradNorm,
         GramBalancer as GramBalancer,
         JacobianBalancer as JacobianBalancer,
         LogGramian as LogGramian,
         LossBalancer as LossBalancer,
         Manual as Manual,
+        NormalisedLosses as NormalisedLosses,
         PCGrad as PCGrad,
+        RefreshEvery as RefreshEvery,
         UncertaintyWeighting as UncertaintyWeighting,
     )
     from polytask.batch import Batch as Batch

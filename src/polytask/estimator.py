@@ -115,7 +115,7 @@ class MultiTaskEstimator:
                 self.tasks_,
                 AllTasks(train.to(place.device), batch_size=self.batch_size or batch_size_for(len(train)), seed=seed),
                 valid,
-                balancer=make_balancer(self.balancer, names),
+                balancer=make_balancer(self.balancer, names, sizes=train.sizes()),
                 plan=Plan(self.epochs, self.patience, self.lr, self.weight_decay),
                 constant=constant,
                 place=place,

@@ -36,8 +36,20 @@ def find_method(word: str, methods: Sequence[type], what: str) -> type:
     return known[canonical(word)]
 
 
-def make_balancer(word: str, tasks: Sequence[str], options: Mapping[str, Any] | None = None) -> Balancer:
+FILLED = ("tasks", "sizes")  # what `make_balancer` can give to a method by itself
+
+
+def make_balancer(
+    word: str,
+    tasks: Sequence[str],
+    options: Mapping[str, Any] | None = None,
+    *,
+    sizes: Mapping[str, int] | None = None,
+) -> Balancer:
     """The balancer of that name for these tasks.
+
+    Args:
+        sizes: the tasks' numbers of labelled training rows, for methods that weigh by them.
 
     >>> make_balancer("uncertainty", ["a", "b"]).tasks
     ('a', 'b')
@@ -45,6 +57,8 @@ def make_balancer(word: str, tasks: Sequence[str], options: Mapping[str, Any] | 
     method = find_method(word, balance.METHODS, "balancer")
     wanted = inspect.signature(method).parameters
     given = dict(options or {})
+    if sizes is not None and "sizes" in wanted:
+        given.setdefault("sizes", dict(sizes))
     for key in given:
         if key not in wanted:
             raise UserError(f"balancer '{word}' has no option '{key}'{nearest(key, wanted)}")
@@ -57,8 +71,8 @@ def make_balancer(word: str, tasks: Sequence[str], options: Mapping[str, Any] | 
 
 
 def ready_balancers() -> list[str]:
-    """Balancers that need nothing but the tasks' names: those that a study can be asked for by name."""
-    return [name for name, method in registered(balance.METHODS).items() if not _required(method)]
+    """Balancers that need nothing but the tasks and their rows: those that a study can be asked for by name."""
+    return [name for name, method in registered(balance.METHODS).items() if not {*_required(method)} - {*FILLED}]
 
 
 def _required(method: type) -> list[str]:

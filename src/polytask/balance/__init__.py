@@ -1,35 +1,47 @@
 """How the tasks agree on one step: one file per method."""
 
 from polytask.balance.aligned import AlignedMTL
+from polytask.balance.averaged import AveragedGramian
 from polytask.balance.base import Balancer, GramBalancer, JacobianBalancer, LossBalancer
 from polytask.balance.cagrad import CAGrad
+from polytask.balance.clipped import Clipped
 from polytask.balance.dwa import DWA
 from polytask.balance.fairgrad import FairGrad, NashMTL
-from polytask.balance.fixed import Equal, Manual
+from polytask.balance.famo import FAMO
+from polytask.balance.fixed import Equal, InverseSize, Manual
 from polytask.balance.geometric import GeometricMean, LogSum
 from polytask.balance.graddrop import GradDrop
+from polytask.balance.gradnorm import GradNorm
 from polytask.balance.gradvac import GradVac
+from polytask.balance.imtl import IMTL
 from polytask.balance.imtlg import IMTLG, ConFIG
 from polytask.balance.imtll import IMTLL
 from polytask.balance.logging import LogGramian
 from polytask.balance.mgda import MGDA
+from polytask.balance.normalised import NormalisedLosses
 from polytask.balance.pcgrad import PCGrad
+from polytask.balance.refresh import RefreshEvery
 from polytask.balance.relative import LBTW, InitialLoss
 from polytask.balance.rlw import RLW
 from polytask.balance.sdmgrad import SDMGrad
 from polytask.balance.stch import STCH
 from polytask.balance.uncertainty import UncertaintyWeighting
 from polytask.balance.upgrad import DualProj, UPGrad
+from polytask.balance.validation import DTP, InverseValidation
 
 METHODS: tuple[type[Balancer], ...] = (
-    *(Equal, Manual, InitialLoss, GeometricMean, LogSum, UncertaintyWeighting, IMTLL, DWA, RLW, LBTW, STCH),
+    *(Equal, Manual, InverseSize, InitialLoss, GeometricMean, LogSum, UncertaintyWeighting, IMTLL, DWA, RLW, LBTW),
+    *(STCH, FAMO, DTP, InverseValidation, GradNorm, IMTL),
     *(PCGrad, GradVac, MGDA, UPGrad, DualProj, CAGrad, NashMTL, FairGrad, IMTLG, ConFIG, AlignedMTL, SDMGrad),
     GradDrop,
 )
 """What `polytask methods`, the command line, the docs table and the property suite find by themselves."""
 
 __all__ = [
+    "DTP",
     "DWA",
+    "FAMO",
+    "IMTL",
     "IMTLG",
     "IMTLL",
     "LBTW",
@@ -38,24 +50,31 @@ __all__ = [
     "RLW",
     "STCH",
     "AlignedMTL",
+    "AveragedGramian",
     "Balancer",
     "CAGrad",
+    "Clipped",
     "ConFIG",
     "DualProj",
     "Equal",
     "FairGrad",
     "GeometricMean",
     "GradDrop",
+    "GradNorm",
     "GradVac",
     "GramBalancer",
     "InitialLoss",
+    "InverseSize",
+    "InverseValidation",
     "JacobianBalancer",
     "LogGramian",
     "LogSum",
     "LossBalancer",
     "Manual",
     "NashMTL",
+    "NormalisedLosses",
     "PCGrad",
+    "RefreshEvery",
     "SDMGrad",
     "UPGrad",
     "UncertaintyWeighting",

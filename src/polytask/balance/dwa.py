@@ -9,6 +9,7 @@ from torch import Tensor
 
 from polytask.balance.base import LossBalancer
 from polytask.balance.geometric import above_zero
+from polytask.balance.wrapper import naming
 from polytask.errors import UserError
 
 
@@ -64,9 +65,12 @@ class DWA(LossBalancer):
         self.count[rows] += 1
         self.steps += 1
         if int(self.steps) % self.every == 0:
+            assert self.tasks is not None
             seen = self.count > 0
-            mean = above_zero(self.total[seen] / self.count[seen], "DWA")
+            mean = torch.where(seen, self.total / self.count, 1.0)
+            with naming(self.tasks):
+                above_zero(mean, "the epoch's mean: DWA")
             self.before[seen] = self.previous[seen]
-            self.previous[seen] = mean
+            self.previous[seen] = mean[seen]
             self.total.zero_()
             self.count.zero_()

@@ -6,16 +6,29 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from polytask.balance.base import LossBalancer
-from polytask.errors import UserError
+from polytask.balance.base import LossBalancer, RefusedLoss
 
 
 def above_zero(losses: Tensor, who: str) -> Tensor:
     """The losses, all of which can be divided by; UserError otherwise."""
     if (losses <= 0).any():
-        raise UserError(
-            f"{who} divides by the losses, and one is {float(losses.detach().min()):.6g}: they must be above 0. "
-            "Add a constant to that loss, or use 'equal'"
+        worst = int(losses.argmin())
+        raise RefusedLoss(
+            worst,
+            f"{who} divides by the losses, and one is {float(losses.detach()[worst]):.6g}: they must be above 0. "
+            "Add a constant to that loss, or use 'equal'",
+        )
+    return losses
+
+
+def at_least_zero(losses: Tensor, who: str) -> Tensor:
+    """The losses, none of which is negative; UserError otherwise."""
+    if (losses < 0).any():
+        worst = int(losses.argmin())
+        raise RefusedLoss(
+            worst,
+            f"{who} needs losses of at least 0, and one is {float(losses.detach()[worst]):.6g}. "
+            "Add a constant to that loss, or use 'equal'",
         )
     return losses
 

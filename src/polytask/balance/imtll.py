@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from polytask.balance.base import LossBalancer
-from polytask.errors import UserError
+from polytask.balance.geometric import at_least_zero
 
 
 class IMTLL(LossBalancer):
@@ -37,7 +37,6 @@ class IMTLL(LossBalancer):
         self.log_scale = nn.Parameter(torch.zeros(len(tasks)))
 
     def scalarise(self, losses: Tensor, rows: Tensor) -> Tensor:
-        if (losses < 0).any():
-            raise UserError("IMTL-L needs losses of at least 0; add a constant to the negative one, or use 'equal'")
+        at_least_zero(losses, "IMTL-L")
         log_scale = self.log_scale[rows]
         return (log_scale.exp() * losses - log_scale).sum()

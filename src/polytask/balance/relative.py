@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from polytask.balance.base import LossBalancer
-from polytask.balance.geometric import above_zero
+from polytask.balance.geometric import above_zero, at_least_zero
 from polytask.errors import UserError
 
 
@@ -78,8 +78,7 @@ class LBTW(LossBalancer):
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
 
     def scalarise(self, losses: Tensor, rows: Tensor) -> Tensor:
-        if (losses < 0).any():
-            raise UserError("LBTW needs losses of at least 0; add a constant to the negative one, or use 'equal'")
+        at_least_zero(losses, "LBTW")
         if int(self.steps) % self.every == 0:
             self.initial.zero_()
         self.steps += 1
@@ -90,4 +89,5 @@ class LBTW(LossBalancer):
 def remember_first(initial: Tensor, losses: Tensor, rows: Tensor, who: str) -> None:
     """Write the losses of tasks that have no first loss yet."""
     fresh = initial[rows] == 0
-    initial[rows[fresh]] = above_zero(losses.detach()[fresh], who).to(initial)
+    above_zero(losses.detach().where(fresh, 1.0), who)
+    initial[rows[fresh]] = losses.detach()[fresh].to(initial)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from polytask.balance.base import LossBalancer
+from polytask.balance.geometric import at_least_zero
 from polytask.errors import UserError
 
 FORMS = {"half": (0.5, 0.5), "full": (1.0, 1.0), "classification": (1.0, 0.5)}
@@ -39,8 +40,7 @@ class UncertaintyWeighting(LossBalancer):
         self.log_variance = nn.Parameter(torch.zeros(len(tasks)))
 
     def scalarise(self, losses: Tensor, rows: Tensor) -> Tensor:
-        if (losses < 0).any():
-            raise UserError("uncertainty weighting needs losses of at least 0; shift the negative one, or use 'equal'")
+        at_least_zero(losses, "uncertainty weighting")
         scale, slope = FORMS[self.form]
         log_variance = self.log_variance[rows]
         return (scale * torch.exp(-log_variance) * losses + slope * log_variance).sum()

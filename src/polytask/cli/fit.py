@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from polytask import files
+from polytask.balance import METHODS
 from polytask.config import FitConfig
 from polytask.devices import Place
-from polytask.names import make_balancer
+from polytask.names import find_method, make_balancer
 from polytask.records import Evaluation
 from polytask.sampling import AllTasks
 from polytask.study.runs import VALID_BATCH
@@ -26,8 +27,9 @@ def fit_table(table: Table, asked: FitConfig, *, quiet: bool) -> dict[str, Any]:
     """Train, save into `asked.out`, and return the test scores."""
     out = Path(asked.out)
     place = Place.find(asked.device, asked.precision)
-    balancer = make_balancer(asked.balancer, [target.name for target in table.schema.targets])
+    find_method(asked.balancer, METHODS, "balancer")  # a misspelt name is not worth the preparation
     data = prepare(table)
+    balancer = make_balancer(asked.balancer, tuple(data.tasks), sizes=data.train.sizes())
     settings = {"trunk": asked.trunk, "width": asked.width, "depth": asked.depth, "dropout": asked.dropout}
     torch.manual_seed(asked.seed)
     model = TableRecipe(data.tasks, data.preprocessor.shape).with_settings(settings)(tuple(data.tasks))

@@ -55,6 +55,10 @@ class TensorSource:
             any_label |= present.reshape(self.size, -1).any(dim=1)
         return any_label.nonzero().squeeze(-1)
 
+    def sizes(self) -> dict[str, int]:
+        """Per task the number of rows that have a label for it."""
+        return {name: len(self.labelled([name])) for name in self.targets}
+
     def to(self, device: torch.device | str) -> TensorSource:
         """The same rows on another device."""
         move = self.take(slice(None)).to(device)

@@ -14,7 +14,7 @@ from polytask.balance import Balancer, LogGramian, LossBalancer
 from polytask.devices import Place
 from polytask.model import MultiTaskModel
 from polytask.names import make_balancer
-from polytask.sampling import AllTasks
+from polytask.sampling import AllTasks, TensorSource
 from polytask.study.arms import Network
 from polytask.study.rows import Rows, load_rows, subset
 from polytask.table.recipe import TableRecipe
@@ -91,7 +91,7 @@ def _network(folder: Path, spec: RunSpec, budget: Budget) -> dict[str, Any]:
         {name: rows.tasks[name] for name in names},
         AllTasks(train.to(place.device), batch_size=budget.batch_for(len(train)), seed=spec.seed),
         valid.batches(VALID_BATCH),
-        balancer=_balancer(spec),
+        balancer=_balancer(spec, train),
         plan=Plan(budget.epochs, budget.patience, settings["lr"], settings["weight_decay"]),
         constant=rows.constant,
         halves=rows.valid.labelled(names) % 2,  # the same halves for every network
@@ -120,8 +120,8 @@ def load_model(folder: Path, rows: Rows, spec: RunSpec) -> MultiTaskModel:
     return model.eval()
 
 
-def _balancer(spec: RunSpec) -> Balancer:
-    balancer = make_balancer(spec.network.balancer, spec.network.tasks)
+def _balancer(spec: RunSpec, train: TensorSource) -> Balancer:
+    balancer = make_balancer(spec.network.balancer, spec.network.tasks, sizes=train.sizes())
     if isinstance(balancer, LossBalancer) and len(spec.network.tasks) > 1 and spec.seed != TUNING_SEED:
         return LogGramian(balancer, GRAMIAN_EVERY)  # conflict is evidence for the verdict; the update is unchanged
     return balancer
