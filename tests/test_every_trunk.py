@@ -14,6 +14,8 @@ from polytask.trunks import (
     MTAN,
     NDDR,
     PLE,
+    Adapters,
+    Conditioned,
     CrossStitch,
     DSelectK,
     Grouped,
@@ -46,6 +48,8 @@ BUILD = {
     "dselectk": lambda: DSelectK(nn.Identity(), TASKS, experts=3, per_row="features", widths=(8,), features=3),
     "sparsemoe": lambda: SparseMoE(nn.Identity(), TASKS, experts=3, widths=(8,), features=3),
     "softmodules": lambda: SoftModules(nn.Identity(), TASKS, layers=3, width=8, features=3),
+    "conditioned": lambda: Conditioned(MLP(3, [8, 6]), TASKS, "film"),
+    "adapters": lambda: Adapters(MLP(3, [8, 6]), TASKS, frozen=False),
 }
 NAMES = list(registered(METHODS))
 EXCEPTIONS: dict[str, dict[str, str]] = {  # trunk -> check -> the reason why it does not hold

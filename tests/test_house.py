@@ -21,7 +21,7 @@ LAYERS = [
     ["batch", "files", "records"],
     ["losses", "metrics"],
     ["task"],
-    ["encoders", "relate"],
+    ["encoders", "hugging_face", "relate"],
     ["gradients"],
     ["balance"],
     ["trunks"],

@@ -1,7 +1,12 @@
 """What is shared: one file per arrangement."""
 
+from polytask.trunks.adapter_layers import Adapter, Bottleneck, LoRA, Parallel, TaskNorm
+from polytask.trunks.adapter_tokens import Prefix, Prompt
+from polytask.trunks.adapters import Adapters
 from polytask.trunks.base import Mixing, Trunk
+from polytask.trunks.conditioned import Conditioned
 from polytask.trunks.cross_stitch import CrossStitch
+from polytask.trunks.descriptors import Embedding, Metadata, OneHot, TaskDescriptor
 from polytask.trunks.dselect import DSelectK
 from polytask.trunks.grouped import Grouped, Separate
 from polytask.trunks.hard import HardSharing
@@ -10,6 +15,7 @@ from polytask.trunks.modules import SoftModules
 from polytask.trunks.mtan import MTAN
 from polytask.trunks.nddr import NDDR
 from polytask.trunks.ple import CGC, PLE
+from polytask.trunks.routing import MixedTasks, mixed_batch
 from polytask.trunks.sluice import Sluice
 from polytask.trunks.soft import SoftSharing
 from polytask.trunks.sparse import SparseMoE
@@ -17,27 +23,42 @@ from polytask.trunks.task_token import TaskToken
 
 METHODS: tuple[type[Trunk], ...] = (
     Separate, HardSharing, Grouped, SoftSharing, CrossStitch, Sluice, NDDR, MTAN, TaskToken,
-    OMoE, MMoE, CGC, PLE, DSelectK, SparseMoE, SoftModules,
+    OMoE, MMoE, CGC, PLE, DSelectK, SparseMoE, SoftModules, Conditioned, Adapters,
 )  # fmt: skip
 
 __all__ = [
+    "Adapter",
+    "Adapters",
+    "Bottleneck",
     "CGC",
-    "METHODS",
-    "MTAN",
-    "NDDR",
-    "PLE",
+    "Conditioned",
     "CrossStitch",
     "DSelectK",
+    "Embedding",
     "Grouped",
     "HardSharing",
+    "LoRA",
+    "METHODS",
     "MMoE",
+    "MTAN",
+    "Metadata",
+    "MixedTasks",
     "Mixing",
+    "NDDR",
     "OMoE",
+    "OneHot",
+    "PLE",
+    "Parallel",
+    "Prefix",
+    "Prompt",
     "Separate",
     "Sluice",
     "SoftModules",
     "SoftSharing",
     "SparseMoE",
+    "TaskDescriptor",
+    "TaskNorm",
     "TaskToken",
     "Trunk",
+    "mixed_batch",
 ]
