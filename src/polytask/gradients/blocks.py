@@ -31,7 +31,8 @@ class SharedBlock:
 
     def gram(self) -> Tensor:
         """The Gramian (T, T) in float64 on the CPU."""
-        return torch.stack([part.gram() for part in self.parts]).sum(0).cpu()
+        total = torch.stack([part.gram() for part in self.parts]).sum(0).cpu()
+        return (total + total.T) / 2
 
     def gradients(self) -> tuple[Tensor, ...]:
         """Per leaf a matrix (T, numel), float32 or float64."""
@@ -58,6 +59,30 @@ class SharedBlock:
                 numbers = leaf.numel() * (2 if leaf.is_complex() else 1)
                 accumulate(leaf, part.shaped(leaf, direction[place : place + numbers]))
                 place += numbers
+
+
+def by_what_arrived(blocks: Sequence[SharedBlock]) -> tuple[list[SharedBlock], list[tuple[Tensor, Tensor]]]:
+    """The blocks below compiled code, divided by which tasks really reach which parameters.
+
+    A task whose gradient of a parameter is exactly zero while it is not zero elsewhere does not reach that parameter.
+
+    Returns:
+        The blocks of parameters that several tasks reach, and the others with their plain gradients.
+    """
+    kept: list[SharedBlock] = []
+    own: list[tuple[Tensor, Tensor]] = []
+    for block in blocks:
+        arrived = [torch.stack([m.any(1) for m in part.dense()]).any(0) for part in block.parts]
+        silent = ~torch.stack(arrived).any(0)  # a task without any gradient stays where it seems to be
+        groups: dict[tuple[int, ...], list[Part]] = {}
+        for part, met in zip(block.parts, arrived, strict=True):
+            places = (met | silent).nonzero().flatten()
+            if len(places) > 1:
+                groups.setdefault(tuple(places.tolist()), []).append(part.chosen(places))
+            else:
+                own += zip(part.leaves, part.weighted((met | silent).double()), strict=True)
+        kept += [SharedBlock(tuple(block.rows[p] for p in places), tuple(parts)) for places, parts in groups.items()]
+    return sorted(kept, key=lambda block: -len(block.rows)), own
 
 
 class ForgottenBlock(SharedBlock):

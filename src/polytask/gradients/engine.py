@@ -11,7 +11,7 @@ import torch._functorch.config
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from polytask.gradients.blocks import ForgottenBlock, SharedBlock, accumulate, products_in_passes
+from polytask.gradients.blocks import ForgottenBlock, SharedBlock, accumulate, by_what_arrived, products_in_passes
 from polytask.gradients.graph import Graph, Reach, walk
 from polytask.gradients.heads import Factored, LinearHeads, linear_heads
 from polytask.gradients.layers import hooked, parts_of
@@ -86,7 +86,11 @@ def task_gradients(
     blocks = [SharedBlock(g.rows, tuple(parts_of(graph, g, dense=dense))) for g in shared]
     heads = _entrance(graph) if len(losses) >= FEWEST_TOGETHER and blocks else None
     if heads is None:
-        return TaskGradients(tuple(blocks), tuple(_one_by_one(losses, blocks, single, keep_graph)))
+        plain = _one_by_one(losses, blocks, single, keep_graph)
+        if graph.opaque():
+            blocks, found_own = by_what_arrived(blocks)
+            plain += found_own if own else []
+        return TaskGradients(tuple(blocks), tuple(plain))
     features, plain = _read_heads(losses, heads, heads.entrance, single, keep_graph)
     _pull_together(features, heads.entrance, blocks[0], keep_graph)
     return TaskGradients(tuple(blocks), tuple(plain))

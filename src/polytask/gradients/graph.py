@@ -78,8 +78,12 @@ class Graph:
         return GradientEdge(*edges.pop()) if len(edges) == 1 else None
 
     def batched(self) -> bool:
-        """Whether the shared part consists of operations in `BATCHED`."""
-        return all(node.name() in BATCHED for node in self.shared())
+        """Whether the shared part consists of operations in `BATCHED`, without sparse gradients."""
+        return all(node.name() in BATCHED and not getattr(node, "_saved_sparse", False) for node in self.shared())
+
+    def opaque(self) -> bool:
+        """Whether a node is a whole compiled model, so that every loss seems to reach all of its parameters."""
+        return any(node.name() == "CompiledFunctionBackward" for node in self.shared())
 
 
 def walk(losses: Sequence[Tensor], stop: Sequence[GradientEdge] = ()) -> Graph:

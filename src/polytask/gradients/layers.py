@@ -6,7 +6,7 @@ Whatever is not recognised here with certainty is measured at the parameter itse
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from polytask.gradients.graph import Graph, Reach
-from polytask.gradients.parts import Direct, Ghost, Outer, Part, Unique
+from polytask.gradients.parts import Direct, Ghost, Outer, Part, Sparse, Unique
 
 FLOATS = (torch.float32, torch.float64)
 HALVES = (torch.float16, torch.bfloat16)
@@ -39,7 +39,8 @@ def parts_of(graph: Graph, group: Reach, *, dense: bool = False) -> list[Part]:
                 parts.append(part)
                 for leaf in part.leaves:
                     del waiting[id(leaf)]
-    return parts + [Direct(leaf, tasks) for leaf in waiting.values()]
+    sparse = {id(table) for table in _sparse_tables(graph)}
+    return parts + [Sparse(leaf, tasks) if id(leaf) in sparse else Direct(leaf, tasks) for leaf in waiting.values()]
 
 
 def ghost_pays(rows: int, inputs: int, outputs: int, tasks: int) -> bool:
@@ -149,6 +150,14 @@ def _embedding(node: Any, graph: Graph, tasks: int) -> Part | None:
     padding = node._saved_padding_idx
     known = padding if padding < len(table) else None  # "none" is -1 as an unsigned number
     return Unique(GradientEdge(node, 0), table, ids, tasks, padding=known, sparse=node._saved_sparse)
+
+
+def _sparse_tables(graph: Graph) -> Iterator[Tensor]:
+    for node in graph.order:
+        if node.name() == "EmbeddingBackward0" and node._saved_sparse:
+            leaf = getattr(graph.children[node][0][0], "variable", None)
+            if leaf is not None:
+                yield leaf
 
 
 def _sparse_embedding(node: Any, graph: Graph, tasks: int) -> Part | None:

@@ -6,6 +6,7 @@ Each part waits for the derivative of every loss at its `target`: the parameter 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -41,6 +42,13 @@ class Part(ABC):
     @abstractmethod
     def dense(self) -> tuple[Tensor, ...]:
         """For each leaf its task gradients, (T, numel)."""
+
+    def chosen(self, rows: Tensor) -> Part:
+        """The same for some of the tasks."""
+        (leaf,), (matrix,) = self.leaves, self.dense()
+        part = Direct(leaf, len(rows))
+        part.matrix = matrix[rows]
+        return part
 
     def shaped(self, leaf: Tensor, vector: Tensor) -> Tensor:
         """A vector (numel,) of one leaf as its gradient."""
@@ -153,8 +161,38 @@ class Ghost(Part):
         return (weight, self.outputs.sum(1)) if len(self.leaves) == 2 else (weight,)
 
 
-class Unique(Part):
-    """An embedding table of which the batch uses few rows: gradients for those rows only.
+class _TableRows(Part):
+    """An embedding table of which few rows have a gradient: S (T, U, d) for the ids (U,)."""
+
+    ids: Tensor
+    rows: Tensor
+    sparse: bool  # whether `.grad` is to be sparse
+
+    def gram(self) -> Tensor:
+        return chunked_gram(self.rows.flatten(1))
+
+    def weighted(self, weights: Tensor) -> tuple[Tensor, ...]:
+        return (self._spread((weights.to(self.rows) @ self.rows.flatten(1)).view(self.rows.shape[1:])),)
+
+    def dense(self) -> tuple[Tensor, ...]:
+        (table,) = self.leaves
+        full = self.rows.new_zeros(self.tasks, *table.shape)
+        return (full.index_copy_(1, self.ids, self.rows).flatten(1),)
+
+    def shaped(self, leaf: Tensor, vector: Tensor) -> Tensor:
+        return self._spread(vector.view_as(leaf)[self.ids])
+
+    def _spread(self, values: Tensor) -> Tensor:
+        """Values (U, d) of these rows as a gradient of the table."""
+        (table,) = self.leaves
+        if self.sparse:
+            ids = self.ids[None]
+            return torch.sparse_coo_tensor(ids, values, table.shape, is_coalesced=True, check_invariants=False)
+        return values.new_zeros(table.shape).index_copy_(0, self.ids, values)
+
+
+class Unique(_TableRows):
+    """A table that is used once: its rows follow from the derivatives at the embedded ids.
 
     Args:
         ids: of the batch, any shape.
@@ -169,7 +207,7 @@ class Unique(Part):
         self.ids, self.places = ids.flatten().unique(return_inverse=True)
         self.padding = (self.ids == padding).nonzero().flatten() if padding is not None else None
         self.sparse = sparse
-        self.rows = weight.new_empty(tasks, len(self.ids), weight.shape[1], dtype=_real(weight))  # S (T, U, d)
+        self.rows = weight.new_empty(tasks, len(self.ids), weight.shape[1], dtype=_real(weight))
 
     def take(self, row: int, derivatives: Tensor | None) -> None:
         count = 1 if derivatives is None else len(derivatives)
@@ -180,27 +218,32 @@ class Unique(Part):
         if self.padding is not None:
             into[:, self.padding] = 0
 
-    def gram(self) -> Tensor:
-        return chunked_gram(self.rows.flatten(1))
 
-    def weighted(self, weights: Tensor) -> tuple[Tensor, ...]:
-        return (self._spread((weights.to(self.rows) @ self.rows.flatten(1)).view(self.rows.shape[1:])),)
+class Sparse(_TableRows):
+    """A table with `sparse=True` that is used more than once: autograd's own sparse gradients, over all ids met."""
 
-    def _spread(self, values: Tensor) -> Tensor:
-        """Values (U, d) of the batch's rows as a gradient of the table."""
+    sparse = True
+
+    def __init__(self, table: Tensor, tasks: int) -> None:
+        super().__init__(table, (table,), tasks)
+        self.taken: dict[int, Tensor] = {}
+
+    def take(self, row: int, derivatives: Tensor | None) -> None:
+        if derivatives is not None:
+            self.taken[row] = derivatives[0] if derivatives.is_sparse else derivatives[0].to_sparse(1)
+
+    @cached_property
+    def ids(self) -> Tensor:  # type: ignore[override]
+        return torch.cat([gradient._indices()[0] for gradient in self.taken.values()]).unique()
+
+    @cached_property
+    def rows(self) -> Tensor:  # type: ignore[override]
         (table,) = self.leaves
-        if self.sparse:
-            ids = self.ids[None]
-            return torch.sparse_coo_tensor(ids, values, table.shape, is_coalesced=True, check_invariants=False)
-        return values.new_zeros(table.shape).index_copy_(0, self.ids, values)
-
-    def shaped(self, leaf: Tensor, vector: Tensor) -> Tensor:
-        return self._spread(vector.view_as(leaf)[self.ids])
-
-    def dense(self) -> tuple[Tensor, ...]:
-        (table,) = self.leaves
-        full = self.rows.new_zeros(self.tasks, *table.shape)
-        return (full.index_copy_(1, self.ids, self.rows).flatten(1),)
+        rows = table.new_zeros(self.tasks, len(self.ids), table.shape[1], dtype=_real(table))
+        for row, gradient in self.taken.items():
+            places = torch.searchsorted(self.ids, gradient._indices()[0])
+            rows[row].index_add_(0, places, gradient._values().to(rows))
+        return rows
 
 
 def _real(leaf: Tensor) -> torch.dtype:
