@@ -110,7 +110,8 @@ class Balancer(nn.Module, ABC):
         inside = [module for module in self.modules() if isinstance(module, Balancer)]
         for balancer in inside:
             balancer._note = None
-        record = torch.stack([value.detach().float() for value in values])
+        with torch.no_grad():
+            record = torch.stack(values).float()
         factor = scaler.scale(torch.ones((), device=values[0].device)) if scaler and scaler.is_enabled() else 1.0
         reason = _not_finite(names, record, extra)
         if reason is not None:
@@ -197,7 +198,7 @@ class Balancer(nn.Module, ABC):
                 raise UserError(f"the loss of task '{name}' has shape {tuple(value.shape)}; reduce it to one number")
             if value.grad_fn is None:
                 raise UserError(f"the loss of task '{name}' has no graph to any parameter; leave the task out")
-        return tuple(losses), [value.reshape(()) for value in losses.values()]
+        return tuple(losses), [value.reshape(()) if value.dim() else value for value in losses.values()]
 
     def _skip(self, step: Step, values: list[Tensor], factor: Any) -> Step:
         warnings.warn(f"{type(self).__name__} skipped a step: {step.skipped}", RuntimeWarning, stacklevel=3)
