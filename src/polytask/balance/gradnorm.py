@@ -139,7 +139,7 @@ class GradNorm(Balancer):
         return members, torch.stack([part.gram() for part in parts]).sum(0).cpu() / float(asked.factor) ** 2
 
     def _move(self, norms: Tensor, left: Tensor, rows: Tensor) -> None:
-        """One step of the weights down sum_t |w_t n_t - target_t|; the sum of these tasks' weights stays."""
+        """One step of the weights down sum_t |w_t n_t - target_t|; all weights then sum to T again."""
         weights = self.weights[rows]
         rates = left / left.mean() if left.any() else torch.ones_like(left)
         lengths = weights * norms
@@ -147,7 +147,8 @@ class GradNorm(Balancer):
         slope = slope * weights if self.form == "log" else slope  # d/d log w
         change = self.adam.change(slope, rows) if self.adam is not None else -self.lr * slope
         moved = weights * change.exp() if self.form == "log" else (weights + change).clamp_min(LOWEST)
-        self.weights[rows] = moved * (weights.sum() / moved.sum())
+        share = len(self.weights) - (self.weights.sum() - weights.sum())  # T but for the weights of the other tasks
+        self.weights[rows] = moved * (share / moved.sum())
 
 
 def _parameters(layer: nn.Module | Tensor | Iterable[Tensor]) -> tuple[Tensor, ...]:

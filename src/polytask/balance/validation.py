@@ -58,7 +58,7 @@ class ScoreBalancer(LossBalancer):
                 raise UserError(f"task '{name}': a score must be at most 1, where 1 is perfect, got {score:.6g}")
         for name, score in scores.items():
             row = self.tasks.index(name)
-            heard = torch.tensor(max(score, -1e6)).to(self.kept)  # minus infinity would stay in the average for ever
+            heard = torch.tensor(max(score, -1e6), dtype=torch.float64).to(self.kept)  # minus infinity would stay in the average for ever
             before = self.kept[row]
             if not heard.isnan():
                 self.kept[row] = heard if before.isnan() else self.decay * before + (1 - self.decay) * heard

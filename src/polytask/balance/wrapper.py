@@ -57,7 +57,7 @@ class GramWrapper(Wrapper, GramBalancer):
         kinds = (GramBalancer, GramWrapper)
         if any(getattr(type(balancer), hook) not in [getattr(kind, hook) for kind in kinds] for hook in HOOKS):
             raise UserError(
-                f"{type(self).__name__} needs a balancer that decides by the Gramian alone; {name} sees more"
+                f"{type(self).__name__} needs a balancer that looks at the Gramian alone; {name} does more"
             )
         super().__init__(balancer, tasks)
         self.memory, self.dense = balancer.memory, balancer.dense
