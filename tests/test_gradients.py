@@ -292,3 +292,49 @@ def test_a_hook_on_a_shared_tensor_acts_once_on_every_task(place, hook, tasks):
     again, features = losses()
     step = MGDA().backward(again, at=features)
     torch.testing.assert_close(torch.cat([p.grad.flatten() for p in leaves]), step.weights @ jac)
+
+
+class Branching(nn.Module):
+    """A layer for four tasks, above it one for two of them, and heads."""
+
+    def __init__(self):
+        super().__init__()
+        self.lower = nn.Sequential(nn.Linear(5, 12), nn.Tanh(), nn.LayerNorm(12))
+        self.upper = nn.Linear(12, 7)
+        self.heads = nn.ModuleList(nn.Linear(width, 2) for width in (7, 7, 12, 12))
+
+    def losses(self, x):
+        low = self.lower(x)
+        high = self.upper(low).relu()
+        features = (high, high, low, low)
+        pairs = enumerate(zip(self.heads, features, strict=True))
+        return {str(i): (head(f) - i).square().mean() for i, (head, f) in pairs}
+
+
+@pytest.mark.parametrize("memory", [0, 1000, 3000, 10**9])
+@pytest.mark.parametrize("method", [MGDA, PCGrad])
+def test_bounded_memory_changes_nothing(memory, method):
+    torch.manual_seed(0)
+    free, bound, x = Branching().double(), Branching().double(), torch.randn(9, 5, dtype=torch.float64)
+    bound.load_state_dict(free.state_dict())
+    expected = method().backward(free.losses(x))
+    balancer = method()
+    balancer.memory = memory
+    step = balancer.backward(bound.losses(x))
+    torch.testing.assert_close(step.gram, expected.gram)
+    torch.testing.assert_close(step.weights, expected.weights)
+    for p, q in zip(free.parameters(), bound.parameters(), strict=True):
+        torch.testing.assert_close(q.grad, p.grad)
+
+
+@pytest.mark.parametrize(("layers_at_a_time", "passes"), [(None, 2), (6, 2), (2, 2 * 3 + 1), (1, 2 * 6 + 1)])
+def test_bounded_memory_makes_more_passes(layers_at_a_time, passes):
+    """Two tasks, six layers of 64 x 64, and the pass of the weighted sum where gradients were forgotten."""
+    seen = []
+    layers = nn.Sequential(*[nn.Linear(64, 64, bias=False) for _ in range(6)])
+    features = layers(torch.randn(500, 64))
+    features.register_hook(lambda gradient: seen.append(1))
+    balancer = MGDA()
+    balancer.memory = layers_at_a_time and layers_at_a_time * 2 * 64 * 64 * 4
+    balancer.backward({"a": features.square().mean(), "b": features.abs().mean()})
+    assert len(seen) == passes
