@@ -24,11 +24,6 @@ GRAM = [
     n for n, m in registered(METHODS).items() if issubclass(m, GramBalancer) and m._pull is GramBalancer._pull
 ]  # one batch, one Gramian
 TASKS = ("a", "b", "c")
-DENSE_WHEN_USED_TWICE = pytest.mark.xfail(strict=True, reason="a sparse table that is used twice gets a dense gradient")
-HEADS_LOOK_SHARED = pytest.mark.xfail(
-    strict=True, reason="a compiled model is one node of the graph: its heads look as if all tasks shared them"
-)
-NOT_SYMMETRIC = pytest.mark.xfail(strict=True, reason="the engine does not make its Gramian symmetric")
 
 
 class Net(nn.Module):
@@ -178,7 +173,7 @@ def test_channels_last_gives_the_same_numbers(kind):
     torch.testing.assert_close(grads(other), grads(net), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("forwards", ["one", pytest.param("one per task", marks=DENSE_WHEN_USED_TWICE)])
+@pytest.mark.parametrize("forwards", ["one", "one per task"])
 @pytest.mark.parametrize("kind", ["pcgrad", "mgda"])
 def test_sparse_tables_train_with_sparse_adam(kind, forwards):
     """sparse=True: the gradient that arrives is one that SparseAdam takes, and its rows are the batch's."""
@@ -281,7 +276,7 @@ def test_autocast_in_bfloat16(kind):
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("what", ["trunk", pytest.param("model", marks=HEADS_LOOK_SHARED)])
+@pytest.mark.parametrize("what", ["trunk", "model"])
 @pytest.mark.parametrize("tasks", [3, 6])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_compiled_model(tasks, what, backend):
@@ -310,7 +305,6 @@ def test_a_compiled_model(tasks, what, backend):
     torch._dynamo.reset()
 
 
-@NOT_SYMMETRIC
 @pytest.mark.parametrize("tasks", [3, 12])
 def test_every_gramian_is_symmetric(tasks):
     """float32 products are not by themselves; solvers that exchange rows and columns go astray over 1e-9."""
