@@ -15,7 +15,7 @@ from polytask.gradients.blocks import ForgottenBlock, SharedBlock, accumulate, b
 from polytask.gradients.graph import Graph, Reach, walk
 from polytask.gradients.heads import Factored, LinearHeads, linear_heads
 from polytask.gradients.layers import hooked, parts_of
-from polytask.gradients.parts import Direct
+from polytask.gradients.parts import Direct, Part
 
 # A compiled encoder whose first backward was a plain one would otherwise refuse every later one that keeps its graph.
 torch._functorch.config.donated_buffer = False
@@ -145,11 +145,18 @@ def _one_by_one(
         if not targets:
             continue
         keep = keep_graph or row < len(losses) - 1
-        results = torch.autograd.grad(loss, targets, retain_graph=keep, allow_unused=True)
-        for (place, part), derivative in zip(wanted, results, strict=False):
-            part.take(place, None if derivative is None else derivative[None])
-        plain += zip(leaves, results[len(wanted) :], strict=True)
-    return [(leaf, gradient) for leaf, gradient in plain if gradient is not None]
+        plain += _hand_out(torch.autograd.grad(loss, targets, retain_graph=keep, allow_unused=True), wanted, leaves)
+    return plain
+
+
+def _hand_out(
+    results: Sequence[Tensor | None], wanted: Sequence[tuple[int, Part]], leaves: Sequence[Tensor]
+) -> list[tuple[Tensor, Tensor]]:
+    """Give each part its own, so that autograd's tensors are gone before the next task's pass."""
+    for (place, part), derivative in zip(wanted, results, strict=False):
+        part.take(place, None if derivative is None else derivative[None])
+    own = zip(leaves, results[len(wanted) :], strict=True)
+    return [(leaf, gradient) for leaf, gradient in own if gradient is not None]
 
 
 def _read_heads(
