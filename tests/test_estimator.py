@@ -132,3 +132,18 @@ def test_with_scikit_learn() -> None:
     assert len(cross_val_score(estimator, X, Y, cv=2)) == 2
     search = GridSearchCV(estimator, {"lr": [1e-6, 1e-2]}, cv=2).fit(X, Y)
     assert search.best_params_ == {"lr": 1e-2}
+
+
+def test_inverse_size_counts_the_labelled_rows_of_the_training_part() -> None:
+    sparse = Y[["price"]].assign(rare=np.where(np.arange(ROWS) % 4 == 0, SIGNAL, np.nan))
+    weights = small(balancer="inverse-size", epochs=2).fit(X, sparse).run_.evaluations[0].weights
+    assert weights["rare"] / weights["price"] == pytest.approx(4.0, rel=0.05)
+    assert sum(weights.values()) == pytest.approx(2.0, rel=1e-3)
+
+
+@pytest.mark.parametrize("balancer", ["famo", "dtp", "gradnorm"])
+def test_balancers_that_watch_the_training(balancer: str) -> None:
+    """The second look, the validation scores and the rates reach them by name."""
+    evaluations = small(balancer=balancer, epochs=6).fit(X, Y).run_.evaluations
+    first, last = evaluations[0].weights, evaluations[-1].weights
+    assert max(abs(last[name] - first[name]) for name in first) > 0.01

@@ -3,7 +3,7 @@
 import pytest
 
 from polytask import MGDA, GradDrop, Manual, PCGrad, UncertaintyWeighting, UserError, balance, sampling, trunks
-from polytask.names import canonical, describe, find_method, make_balancer, registered
+from polytask.names import canonical, describe, find_method, make_balancer, ready_balancers, registered
 
 
 @pytest.mark.parametrize("word", ["pcgrad", "PCGrad", "pc-grad", "PC_GRAD"])
@@ -38,6 +38,22 @@ def test_tasks_and_options_arrive():
     manual = make_balancer("manual", ["x", "y"], {"weights": {"x": 1.0, "y": 2.0}})
     assert isinstance(manual, Manual)
     assert manual.weights.tolist() == [1.0, 2.0]
+
+
+def test_sizes_arrive_where_they_are_wanted():
+    sizes = {"x": 30, "y": 10}
+    assert make_balancer("inverse-size", ["x", "y"], sizes=sizes).weights.tolist() == [0.5, 1.5]
+    given = {"sizes": {"x": 1, "y": 1}}
+    assert make_balancer("inverse-size", ["x", "y"], given, sizes=sizes).weights.tolist() == [1.0, 1.0]
+    assert isinstance(make_balancer("pcgrad", ["x", "y"], sizes=sizes), PCGrad)
+    with pytest.raises(UserError, match="balancer 'inverse-size' needs sizes="):
+        make_balancer("inverse-size", ["x", "y"])
+
+
+def test_what_a_study_can_be_asked_for():
+    ready = ready_balancers()
+    assert {"famo", "dtp", "inversevalidation", "inversesize", "gradnorm", "imtl"} <= set(ready)
+    assert "manual" not in ready
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from polytask import Equal, Manual, UncertaintyWeighting, UserError
+from polytask.balance import InverseSize
 
 
 def model():
@@ -56,3 +57,23 @@ def test_a_task_alone_in_a_step_still_learns_its_uncertainty() -> None:
     balancer = UncertaintyWeighting(["a", "b"])
     balancer.backward({"b": 4 * x.sum()})
     assert balancer.log_variance.grad.tolist() == [0.0, pytest.approx(-3.5)]
+
+
+def test_inverse_size_golden_and_by_name():
+    sizes = {"a": 392702, "b": 108436, "c": 2490}
+    golden = [0.018480512995818335, 0.06692735267331745, 2.9145921343308645]
+    x, losses = model()
+    step = InverseSize(sizes).backward({n: losses[n] for n in "cab"})
+    assert step.weights.tolist() == pytest.approx([golden[2], golden[0], golden[1]], rel=1e-6)
+    assert sum(InverseSize(sizes).weights.tolist()) == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize("size", [0, -1, float("nan"), float("inf")])
+def test_sizes_that_make_no_sense(size):
+    with pytest.raises(UserError, match="the size of task 'a' must be a finite number above 0"):
+        InverseSize({"a": size, "b": 1})
+
+
+def test_inverse_size_needs_sizes():
+    with pytest.raises(UserError, match="keeps a state per task"):
+        InverseSize({})

@@ -6,7 +6,18 @@ import pytest
 import torch
 
 from polytask import UserError
-from polytask.balance import DWA, IMTLL, LBTW, RLW, STCH, GeometricMean, InitialLoss, LogSum
+from polytask.balance import (
+    DWA,
+    FAMO,
+    IMTLL,
+    LBTW,
+    RLW,
+    STCH,
+    GeometricMean,
+    InitialLoss,
+    LogSum,
+    UncertaintyWeighting,
+)
 
 TASKS = ("a", "b", "c")
 
@@ -200,6 +211,28 @@ def test_a_negative_loss_is_refused(kind):
     losses = torch.tensor([1.0, -0.5, 2.0], requires_grad=True)
     with pytest.raises(UserError, match=r"one is -0.5: they must be above 0|needs losses of at least 0"):
         {**DIVIDING, "imtll": lambda: IMTLL(TASKS)}[kind]().scalarise(losses, torch.arange(3))
+
+
+NAMED = {
+    **DIVIDING,
+    "imtll": lambda: IMTLL(TASKS),
+    "uncertainty": lambda: UncertaintyWeighting(TASKS),
+    "famo": lambda: FAMO(TASKS),
+}
+
+
+@pytest.mark.parametrize("kind", NAMED)
+def test_backward_names_the_task_whose_loss_is_refused(kind):
+    x = torch.ones(1, requires_grad=True)
+    with pytest.raises(UserError, match=r"task 'a': .*(one|loss) is -0.5"):
+        NAMED[kind]().backward({"c": x.sum(), "a": -0.5 * x.sum(), "b": x.sum()})
+
+
+def test_a_refused_epoch_of_dwa_names_the_task_too():
+    balancer = DWA(TASKS, every=2)
+    step(balancer, [1.0, 1.0], "ab")
+    with pytest.raises(UserError, match=r"task 'b': the epoch's mean: DWA .* one is 0"):
+        step(balancer, [1.0, -1.0], "ab")
 
 
 def test_a_loss_that_reaches_zero_later_does_not_stop_lbtw():

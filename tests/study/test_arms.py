@@ -40,3 +40,7 @@ def test_same_budget_for_every_kind_of_network() -> None:
 def test_unknown_arms_are_refused_with_the_nearest(name: str, hint: str) -> None:
     with pytest.raises(UserError, match=hint):
         arm(name)
+
+
+def test_a_balancer_may_be_spelt_as_elsewhere() -> None:
+    assert arm("hard+PC-Grad") == arm("hard+pcgrad")

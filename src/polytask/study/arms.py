@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from polytask import files
 from polytask.errors import UserError, nearest
+from polytask.names import canonical
 
 Role = Literal["baseline", "joint", "groups", "reference"]
 
@@ -82,11 +83,12 @@ def make_arm(name: str, tasks: Sequence[str], trunks: Sequence[str], balancers: 
         return Arm(name, "baseline", tuple(single_network(task) for task in tasks))
     if name == "trees":
         return Arm(name, "reference", tuple(Network("trees", "none", (task,)) for task in tasks))
-    trunk, plus, balancer = name.partition("+")
+    trunk, plus, word = name.partition("+")
+    balancer = canonical(word)
     if not plus or trunk not in trunks or balancer not in balancers:
         known = ["single", "groups", "trees", *(f"{t}+{b}" for t in trunks for b in balancers)]
         raise UserError(f"unknown arm '{name}'{nearest(name, known)}")
-    return Arm(name, "joint", (Network(trunk, balancer, tuple(tasks)),))
+    return Arm(f"{trunk}+{balancer}", "joint", (Network(trunk, balancer, tuple(tasks)),))
 
 
 def groups_arm(groups: Sequence[Sequence[str]]) -> Arm:
