@@ -62,7 +62,7 @@ def test_a_task_alone_in_a_step_still_learns_its_uncertainty() -> None:
 def test_inverse_size_golden_and_by_name():
     sizes = {"a": 392702, "b": 108436, "c": 2490}
     golden = [0.018480512995818335, 0.06692735267331745, 2.9145921343308645]
-    x, losses = model()
+    _, losses = model()
     step = InverseSize(sizes).backward({n: losses[n] for n in "cab"})
     assert step.weights.tolist() == pytest.approx([golden[2], golden[0], golden[1]], rel=1e-6)
     assert sum(InverseSize(sizes).weights.tolist()) == pytest.approx(3.0)
