@@ -14,12 +14,15 @@ from polytask.trunks import (
     MTAN,
     NDDR,
     PLE,
+    AdaShare,
     Adapters,
+    Branched,
     Conditioned,
     CrossStitch,
     DSelectK,
     Grouped,
     HardSharing,
+    LearningToBranch,
     MMoE,
     OMoE,
     Separate,
@@ -50,6 +53,9 @@ BUILD = {
     "softmodules": lambda: SoftModules(nn.Identity(), TASKS, layers=3, width=8, features=3),
     "conditioned": lambda: Conditioned(MLP(3, [8, 6]), TASKS, "film"),
     "adapters": lambda: Adapters(MLP(3, [8, 6]), TASKS, frozen=False),
+    "branched": lambda: Branched(MLP(3, [8, 6]), [[TASKS], [("a", "b"), ("c", "d")]]),
+    "learningtobranch": lambda: LearningToBranch(MLP(3, [8, 6]), TASKS, nodes=2),
+    "adashare": lambda: AdaShare(MLP(3, [8, 8]), TASKS),
 }
 NAMES = list(registered(METHODS))
 EXCEPTIONS: dict[str, dict[str, str]] = {  # trunk -> check -> the reason why it does not hold
@@ -57,6 +63,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # trunk -> check -> the reason why it
         "compiles": "which rows an expert gets is known only when they are seen: one graph cannot hold it",
         "exports": "as compiles",
     },
+    "learningtobranch": {"exports": "the path is read from the logits: export harden()"},
 }
 KINDS = {
     "a": Task.regression("a"),

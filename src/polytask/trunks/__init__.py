@@ -3,13 +3,18 @@
 from polytask.trunks.adapter_layers import Adapter, Bottleneck, LoRA, Parallel, TaskNorm
 from polytask.trunks.adapter_tokens import Prefix, Prompt
 from polytask.trunks.adapters import Adapters
+from polytask.trunks.adashare import AdaShare
 from polytask.trunks.base import Mixing, Trunk
+from polytask.trunks.branched import Branched
+from polytask.trunks.branching import plan_branches, stage_sizes
 from polytask.trunks.conditioned import Conditioned
+from polytask.trunks.cooling import Temperature
 from polytask.trunks.cross_stitch import CrossStitch
 from polytask.trunks.descriptors import Embedding, Metadata, OneHot, TaskDescriptor
 from polytask.trunks.dselect import DSelectK
 from polytask.trunks.grouped import Grouped, Separate
 from polytask.trunks.hard import HardSharing
+from polytask.trunks.learning_to_branch import LearningToBranch
 from polytask.trunks.mmoe import MMoE, OMoE
 from polytask.trunks.modules import SoftModules
 from polytask.trunks.mtan import MTAN
@@ -24,12 +29,15 @@ from polytask.trunks.task_token import TaskToken
 METHODS: tuple[type[Trunk], ...] = (
     Separate, HardSharing, Grouped, SoftSharing, CrossStitch, Sluice, NDDR, MTAN, TaskToken,
     OMoE, MMoE, CGC, PLE, DSelectK, SparseMoE, SoftModules, Conditioned, Adapters,
+    Branched, LearningToBranch, AdaShare,
 )  # fmt: skip
 
 __all__ = [
+    "AdaShare",
     "Adapter",
     "Adapters",
     "Bottleneck",
+    "Branched",
     "CGC",
     "Conditioned",
     "CrossStitch",
@@ -37,6 +45,7 @@ __all__ = [
     "Embedding",
     "Grouped",
     "HardSharing",
+    "LearningToBranch",
     "LoRA",
     "METHODS",
     "MMoE",
@@ -59,6 +68,9 @@ __all__ = [
     "TaskDescriptor",
     "TaskNorm",
     "TaskToken",
+    "Temperature",
     "Trunk",
     "mixed_batch",
+    "plan_branches",
+    "stage_sizes",
 ]
