@@ -111,6 +111,13 @@ class TestSecondLook:
         with pytest.raises(UserError, match="after_step"):
             step(balancer, [1.0, 1.0, 1.0])
 
+    def test_tasks_of_an_earlier_pass_are_not_waited_for(self):
+        balancer = FAMO(TASKS, accumulated=2)
+        step(balancer, [1.0, 7.0, 1.0])
+        step(balancer, [1.0, 2.0], "ca")
+        look(balancer, [0.5, 1.9], "ca")
+        assert balancer.logits[1] == 0.0 != balancer.logits[2]
+
     def test_a_loss_that_is_not_finite_teaches_nothing(self):
         balancer = FAMO(TASKS)
         step(balancer, [1.0, 1.0, 1.0])
@@ -136,10 +143,11 @@ class TestSecondLook:
         assert (balancer.adam.first != 0).tolist() == [True, False, True]
 
     def test_a_task_alone_learns_nothing_and_has_weight_one(self):
-        balancer = FAMO(TASKS)
+        balancer = FAMO(TASKS, gamma=0.5)
+        balancer.logits.copy_(torch.tensor([1.0, 2.0, 3.0]))
         assert step(balancer, [4.0], "b") == [1.0]
         look(balancer, [2.0], "b")
-        assert balancer.logits.tolist() == [0.0, 0.0, 0.0]
+        assert balancer.logits.tolist() == [1.0, 2.0, 3.0]
 
     @pytest.mark.parametrize("cut", ["before", "between"])
     def test_a_round_trip_with_a_look_outstanding(self, cut):

@@ -54,9 +54,9 @@ class TestDTP:
 
     def test_the_average(self):
         balancer = DTP(TASKS, decay=0.75)
-        for score in (0.4, 0.8, 0.0):
+        for score in (0.4, 0.8, float("-inf")):
             balancer.observe({"a": score})
-        assert float(balancer.kept[0]) == pytest.approx(0.75 * (0.75 * 0.4 + 0.25 * 0.8))
+        assert float(balancer.kept[0]) == pytest.approx(0.75 * (0.75 * 0.4 + 0.25 * 0.8) + 0.25 * 0.01)
 
 
 class TestInverse:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 
@@ -39,7 +40,7 @@ class ScoreBalancer(LossBalancer):
 
     def scalarise(self, losses: Tensor, rows: Tensor) -> Tensor:
         weights, known = torch.ones_like(self.kept), ~self.kept.isnan()
-        weights[known] = self.weights(self.kept[known].clamp(self.floor, 1.0))
+        weights[known] = self.weights(self.kept[known])
         return (weights[rows].to(losses) * losses).sum()
 
     def observe(self, scores: Mapping[str, float]) -> None:
@@ -57,11 +58,10 @@ class ScoreBalancer(LossBalancer):
             if score > 1:
                 raise UserError(f"task '{name}': a score must be at most 1, where 1 is perfect, got {score:.6g}")
         for name, score in scores.items():
-            row = self.tasks.index(name)
-            heard = torch.tensor(max(score, -1e6), dtype=torch.float64).to(self.kept)  # minus infinity would stay in the average for ever
-            before = self.kept[row]
-            if not heard.isnan():
-                self.kept[row] = heard if before.isnan() else self.decay * before + (1 - self.decay) * heard
+            if not math.isnan(score):
+                row, heard = self.tasks.index(name), max(score, self.floor)
+                before = float(self.kept[row])
+                self.kept[row] = heard if math.isnan(before) else self.decay * before + (1 - self.decay) * heard
 
 
 class DTP(ScoreBalancer):
