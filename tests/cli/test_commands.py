@@ -297,6 +297,14 @@ def test_wild_column_names(here: Path) -> None:
 # --- fit, check, report, methods ---
 
 
+@pytest.mark.parametrize("balancer", ["inverse-size", "FAMO", "dtp", "grad-norm"])
+def test_fit_gives_a_balancer_what_it_needs(here: Path, balancer: str) -> None:
+    """Sizes of the training rows, a second look at the batch, validation scores, a layer: nothing else is asked for."""
+    words = ["--balancer", balancer, "--epochs", "2", "--out", f"m-{balancer}", "--json"]
+    result = run("fit", "data.csv", "--targets", "price,buy", *words)
+    assert result.exit_code == 0, result.output
+
+
 def test_fit_trains_saves_and_predicts(here: Path) -> None:
     command = [
         "fit",
