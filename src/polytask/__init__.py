@@ -48,8 +48,10 @@ _HOMES = {
     "Trunk": "trunks",
     "UncertaintyWeighting": "balance",
     "UserError": "errors",
+    "WeightedHeads": "balance",
     "evaluate": "training",
     "fit": "training",
+    "make_balancer": "names",
     "make_head": "heads",
     "train_step": "training",
 }
@@ -86,6 +88,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
         PCGrad as PCGrad,
         RefreshEvery as RefreshEvery,
         UncertaintyWeighting as UncertaintyWeighting,
+        WeightedHeads as WeightedHeads,
     )
     from polytask.batch import Batch as Batch
     from polytask.encoders import MLP as MLP
@@ -93,6 +96,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from polytask.estimator import MultiTaskEstimator as MultiTaskEstimator
     from polytask.heads import make_head as make_head
     from polytask.model import MultiTaskModel as MultiTaskModel
+    from polytask.names import make_balancer as make_balancer
     from polytask.records import Run as Run, Step as Step
     from polytask.sampling import (
         AllTasks as AllTasks,

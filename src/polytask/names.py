@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from polytask import balance, sampling, trunks
-from polytask.balance import Balancer
+from polytask.balance import Balancer, LossBalancer, WeightedHeads
 from polytask.errors import UserError, nearest
 
 SHORT = {"uncertaintyweighting": "uncertainty", "hardsharing": "hard"}
@@ -46,17 +46,22 @@ def make_balancer(
     *,
     sizes: Mapping[str, int] | None = None,
 ) -> Balancer:
-    """The balancer of that name for these tasks.
+    """The balancer of that name for these tasks; "name:preset" has the conventions of other code (docs/methods.md).
 
     Args:
+        options: the method's own; `scale_heads` puts any method that sees gradients into `WeightedHeads`.
         sizes: the tasks' numbers of labelled training rows, for methods that weigh by them.
 
     >>> make_balancer("uncertainty", ["a", "b"]).tasks
     ('a', 'b')
+    >>> make_balancer("cagrad:reference", ["a", "b"]).rescale
+    True
     """
+    word, _, preset = word.partition(":")
     method = find_method(word, balance.METHODS, "balancer")
     wanted = inspect.signature(method).parameters
-    given = dict(options or {})
+    given = _preset(method, word, preset) | dict(options or {})
+    weighted = not issubclass(method, LossBalancer) and given.pop("scale_heads", False)
     if sizes is not None and "sizes" in wanted:
         given.setdefault("sizes", dict(sizes))
     for key in given:
@@ -67,7 +72,18 @@ def make_balancer(
         raise UserError(f"balancer '{word}' needs {', '.join(missing)}=")
     if "tasks" in wanted:
         given["tasks"] = list(tasks)
-    return method(**given)
+    made = method(**given)
+    return WeightedHeads(made) if weighted else made
+
+
+def _preset(method: type[Balancer], word: str, preset: str) -> dict[str, Any]:
+    """The options that a preset stands for."""
+    if not preset:
+        return {}
+    if preset not in method.presets:
+        known = ", ".join(method.presets) or "none"
+        raise UserError(f"balancer '{word}' has no preset '{preset}' (it has: {known})")
+    return dict(method.presets[preset])
 
 
 def ready_balancers() -> list[str]:

@@ -5,7 +5,9 @@ from polytask.balance.averaged import AveragedGramian
 from polytask.balance.base import Balancer, GramBalancer, JacobianBalancer, LossBalancer
 from polytask.balance.cagrad import CAGrad
 from polytask.balance.clipped import Clipped
+from polytask.balance.dbmtl import DBMTL
 from polytask.balance.dwa import DWA
+from polytask.balance.excess import ExcessMTL
 from polytask.balance.fairgrad import FairGrad, NashMTL
 from polytask.balance.famo import FAMO
 from polytask.balance.fixed import Equal, InverseSize, Manual
@@ -13,17 +15,21 @@ from polytask.balance.geometric import GeometricMean, LogSum
 from polytask.balance.graddrop import GradDrop
 from polytask.balance.gradnorm import GradNorm
 from polytask.balance.gradvac import GradVac
+from polytask.balance.heads import WeightedHeads
 from polytask.balance.imtl import IMTL
 from polytask.balance.imtlg import IMTLG, ConFIG
 from polytask.balance.imtll import IMTLL
 from polytask.balance.logging import LogGramian
 from polytask.balance.mgda import MGDA
+from polytask.balance.moco import MoCo
+from polytask.balance.modo import MoDo
+from polytask.balance.momentum import MomentumConFIG
 from polytask.balance.normalised import NormalisedLosses
 from polytask.balance.pcgrad import PCGrad
 from polytask.balance.refresh import RefreshEvery
 from polytask.balance.relative import LBTW, InitialLoss
 from polytask.balance.rlw import RLW
-from polytask.balance.sdmgrad import SDMGrad
+from polytask.balance.sdmgrad import SDMGrad, StochasticSDMGrad
 from polytask.balance.stch import STCH
 from polytask.balance.uncertainty import UncertaintyWeighting
 from polytask.balance.upgrad import DualProj, UPGrad
@@ -33,11 +39,12 @@ METHODS: tuple[type[Balancer], ...] = (
     *(Equal, Manual, InverseSize, InitialLoss, GeometricMean, LogSum, UncertaintyWeighting, IMTLL, DWA, RLW, LBTW),
     *(STCH, FAMO, DTP, InverseValidation, GradNorm, IMTL),
     *(PCGrad, GradVac, MGDA, UPGrad, DualProj, CAGrad, NashMTL, FairGrad, IMTLG, ConFIG, AlignedMTL, SDMGrad),
-    GradDrop,
+    *(StochasticSDMGrad, MoDo, GradDrop, ExcessMTL, DBMTL, MoCo, MomentumConFIG),
 )
 """What `polytask methods`, the command line, the docs table and the property suite find by themselves."""
 
 __all__ = [
+    "DBMTL",
     "DTP",
     "DWA",
     "FAMO",
@@ -57,6 +64,7 @@ __all__ = [
     "ConFIG",
     "DualProj",
     "Equal",
+    "ExcessMTL",
     "FairGrad",
     "GeometricMean",
     "GradDrop",
@@ -71,11 +79,16 @@ __all__ = [
     "LogSum",
     "LossBalancer",
     "Manual",
+    "MoCo",
+    "MoDo",
+    "MomentumConFIG",
     "NashMTL",
     "NormalisedLosses",
     "PCGrad",
     "RefreshEvery",
     "SDMGrad",
+    "StochasticSDMGrad",
     "UPGrad",
     "UncertaintyWeighting",
+    "WeightedHeads",
 ]

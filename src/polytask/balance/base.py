@@ -68,6 +68,7 @@ class Balancer(nn.Module, ABC):
 
     stateful = False  # whether `tasks=` must be given
     looks_again = False  # whether `after_step` must see the losses of the same batch after the optimizer's step
+    draws_again = False  # whether `backward` needs `fresh=`
     never_conflicts = False  # whether g_t . d >= 0 for every task, whatever the (independent) gradients are
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # other code's conventions: name -> `make_balancer` options
 

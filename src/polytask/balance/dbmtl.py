@@ -54,7 +54,7 @@ class DBMTL(MovingGradients):
     def _pull(self, asked: Asked) -> Step:
         above_zero(asked.losses, "DB-MTL")
         step = super()._pull(dataclasses.replace(asked, values=[value.log() for value in asked.values]))
-        losses = asked.losses.double().cpu()
+        losses = torch.stack([value.detach().double().cpu() for value in asked.values])  # the record's are float32
         return dataclasses.replace(step, gram=None if step.gram is None else step.gram * losses[:, None] * losses)
 
     def _agree(self, asked: Asked, found: TaskGradients, grams: Sequence[Tensor]) -> None:

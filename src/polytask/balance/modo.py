@@ -33,6 +33,7 @@ class MoDo(GramBalancer):
 
     weights: Tensor
     stateful = True
+    draws_again = True
 
     def __init__(self, tasks: Sequence[str], gamma: float = 1e-3, rho: float = 0.1) -> None:
         super().__init__(tasks)

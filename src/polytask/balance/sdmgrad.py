@@ -77,6 +77,7 @@ class StochasticSDMGrad(PreferenceBalancer):
 
     weights: Tensor
     stateful = True
+    draws_again = True
 
     def __init__(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -29,6 +31,9 @@ class UPGrad(PreferenceBalancer):
 
     never_conflicts = True
 
+    def __init__(self, preference: Mapping[str, float] | None = None) -> None:
+        super().__init__(preference)
+
     def weigh(self, gram: Tensor, losses: Tensor, rows: Tensor) -> Tensor:
         moving, norms, between = cosines(gram.numpy())
         weights = np.zeros(len(gram))
@@ -54,6 +59,9 @@ class DualProj(PreferenceBalancer):
     """
 
     never_conflicts = True
+
+    def __init__(self, preference: Mapping[str, float] | None = None) -> None:
+        super().__init__(preference)
 
     def weigh(self, gram: Tensor, losses: Tensor, rows: Tensor) -> Tensor:
         return torch.from_numpy(dual_projection(gram.numpy(), self.preferred(rows)))

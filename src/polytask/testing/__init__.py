@@ -1,5 +1,6 @@
 """Checks that a method of one's own keeps the promises that polytask's methods keep."""
 
+from polytask.testing.balancers import BALANCER_CHECKS, check_balancer
 from polytask.testing.trunks import TRUNK_CHECKS, check_trunk
 
-__all__ = ["TRUNK_CHECKS", "check_trunk"]
+__all__ = ["BALANCER_CHECKS", "TRUNK_CHECKS", "check_balancer", "check_trunk"]
