@@ -52,6 +52,8 @@ class TaskToken(Trunk):
         self.names = tuple(tasks)
         self.over = over
         chain = stages(encoder)
+        if over == "layers" and len(chain) < 2:
+            raise UserError("an encoder in one stage has no layers to choose from: give its stages, or over='tokens'")
         sizes = widths(chain, sample)
         self.chain = nn.ModuleList(chain)
         self.out_features = width
