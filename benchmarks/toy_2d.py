@@ -76,7 +76,7 @@ def losses_and_jacobian(x: Array, scale: float = 1.0) -> tuple[Array, Array]:
     t, half = np.tanh(-x2), np.tanh(x2 / 2)
     slope, slope_half = t**2 - 1, 0.5 * (1 - half**2)  # of tanh(-x2) and tanh(x2 / 2)
     c1, c2 = np.maximum(half, 0.0), np.maximum(-half, 0.0)
-    d1, d2 = np.where(half > 0, slope_half, 0.0), np.where(half < 0, -slope_half, 0.0)
+    d1, d2 = np.where(half >= 0, slope_half, 0.0), np.where(half <= 0, -slope_half, 0.0)  # at 0 as torch.clamp
     values, gradients = [], []
     for inner, by_x2, side in (
         ((-x1 - 7) / 2 - t, -slope, 7.0),
@@ -135,7 +135,7 @@ def _look_again(balancer: Balancer, values: Array) -> None:
 def on_front(x: Array) -> NDArray[np.bool_]:
     """Beyond the valley, where the gradients point in opposite directions."""
     jacobian = losses_and_jacobian(x)[1]
-    units = jacobian / np.linalg.norm(jacobian, axis=2, keepdims=True)
+    units = jacobian / np.maximum(np.linalg.norm(jacobian, axis=2, keepdims=True), 1e-300)
     return (x[:, 1] < -7.5) & (np.linalg.norm(units.sum(1), axis=1) / 2 < 0.05)
 
 

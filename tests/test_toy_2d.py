@@ -6,7 +6,7 @@ import torch
 from benchmarks import toy_2d
 from benchmarks.toy_2d import CAGRAD, METHODS, NAMES, NASH, losses_and_jacobian, on_front, run
 
-POINTS = np.random.default_rng(0).uniform(-10, 10, (200, 2))
+POINTS = np.concatenate([np.random.default_rng(0).uniform(-10, 10, (200, 2)), NASH])  # (0, 0) is a kink
 
 
 def by_torch(x, scale):
