@@ -26,11 +26,13 @@ from polytask.balance.modo import MoDo
 from polytask.balance.momentum import MomentumConFIG
 from polytask.balance.normalised import NormalisedLosses
 from polytask.balance.pcgrad import PCGrad
+from polytask.balance.probed import Probed
 from polytask.balance.refresh import RefreshEvery
 from polytask.balance.relative import LBTW, InitialLoss
 from polytask.balance.rlw import RLW
 from polytask.balance.sdmgrad import SDMGrad, StochasticSDMGrad
 from polytask.balance.stch import STCH
+from polytask.balance.torchjd import from_torchjd
 from polytask.balance.uncertainty import UncertaintyWeighting
 from polytask.balance.upgrad import DualProj, UPGrad
 from polytask.balance.validation import DTP, InverseValidation
@@ -85,10 +87,12 @@ __all__ = [
     "NashMTL",
     "NormalisedLosses",
     "PCGrad",
+    "Probed",
     "RefreshEvery",
     "SDMGrad",
     "StochasticSDMGrad",
     "UPGrad",
     "UncertaintyWeighting",
     "WeightedHeads",
+    "from_torchjd",
 ]

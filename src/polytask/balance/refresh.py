@@ -10,9 +10,8 @@ from torch import Tensor
 
 from polytask import gradients
 from polytask.balance.base import Asked, GramBalancer
-from polytask.balance.wrapper import GramWrapper
+from polytask.balance.wrapper import GramWrapper, combine
 from polytask.errors import UserError
-from polytask.gradients import Reach
 from polytask.records import Step
 
 Members = tuple[int, ...]  # positions in `tasks`, sorted
@@ -66,24 +65,11 @@ class RefreshEvery(GramWrapper):
         sets = [_members(rows if asked.at is not None else rows[list(group.rows)]) for group in shared]
         if any(self._is_due(members) for members in sets):
             return super()._pull(asked)
-        own = [leaf for group in groups if len(group.rows) == 1 for leaf in group.leaves]
-        return self._pull_with_kept(asked, own, list(zip(shared, sets, strict=True)))
+        weighed = [(group, self.kept[members][1][rows]) for group, members in zip(shared, sets, strict=True)]
+        return combine(asked, groups, weighed)
 
     def _is_due(self, members: Members) -> bool:
         return members not in self.kept or int(self.count) - self.kept[members][0] >= self.every
-
-    def _pull_with_kept(self, asked: Asked, own: list[Tensor], shared: list[tuple[Reach, Members]]) -> Step:
-        """One pass for what is not shared, and one for each set of shared parameters; none walks the others' part."""
-        rows, values = self.rows(asked.names), torch.stack(asked.values) * asked.factor
-        if own:
-            values.sum().backward(inputs=own, retain_graph=bool(shared))
-        chosen = torch.full((len(rows),), float("nan"), dtype=torch.float64)
-        for group, members in reversed(shared):  # the largest set's weights stay, as on a measured step
-            weights = self.kept[members][1][rows]
-            (weights.to(values) @ values).backward(inputs=group.leaves, retain_graph=group is not shared[0][0])
-            present = list(range(len(rows)) if asked.at is not None else group.rows)
-            chosen[present] = weights[present]
-        return Step(asked.names, asked.losses, chosen)
 
     def get_extra_state(self) -> Tensor:
         """One row per set: when it was measured, who belongs to it as 0 and 1 (T), their weights (T)."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from polytask.balance.base import Asked, Balancer, Closure, GramBalancer, RefusedLoss
 from polytask.errors import UserError
+from polytask.gradients import Reach
 from polytask.records import Step
 
 
@@ -102,6 +103,27 @@ def unscaled(step: Step, asked: Asked, scales: Tensor) -> Step:
         weights=None if step.weights is None else step.weights * scales.detach().to(step.weights),
         gram=None if step.gram is None else step.gram / torch.outer(own, own),
     )
+
+
+def combine(asked: Asked, groups: Sequence[Reach], weighed: Sequence[tuple[Reach, Tensor]]) -> Step:
+    """The gradients of losses whose weights are known already, without the task gradients.
+
+    One pass for what is not shared, and one for each set of shared parameters; none walks the others' part.
+
+    Args:
+        groups: all that the losses reach.
+        weighed: the shared ones, largest set first, each with weights (T,) for all tasks of the step.
+    """
+    own = [leaf for group in groups if len(group.rows) == 1 for leaf in group.leaves]
+    values = torch.stack(asked.values) * asked.factor
+    if own:
+        values.sum().backward(inputs=own, retain_graph=bool(weighed))
+    chosen = torch.full((len(asked.values),), float("nan"), dtype=torch.float64)
+    for group, weights in reversed(weighed):  # the largest set's weights stay, as on a measured step
+        (weights.to(values) @ values).backward(inputs=group.leaves, retain_graph=group is not weighed[0][0])
+        present = list(range(len(chosen)) if asked.at is not None else group.rows)
+        chosen[present] = weights[present]
+    return Step(asked.names, asked.losses, chosen)
 
 
 @contextmanager
