@@ -9,19 +9,21 @@ from polytask.balance import METHODS as BALANCERS
 from polytask.names import make_balancer, registered
 from polytask.testing import TRUNK_CHECKS
 from polytask.trunks import (
+    AITM,
     CGC,
     METHODS,
     MTAN,
     NDDR,
     PLE,
-    AdaShare,
     Adapters,
+    AdaShare,
     Branched,
     Conditioned,
     CrossStitch,
     DSelectK,
     Grouped,
     HardSharing,
+    Hierarchical,
     LearningToBranch,
     MMoE,
     OMoE,
@@ -56,6 +58,8 @@ BUILD = {
     "branched": lambda: Branched(MLP(3, [8, 6]), [[TASKS], [("a", "b"), ("c", "d")]]),
     "learningtobranch": lambda: LearningToBranch(MLP(3, [8, 6]), TASKS, nodes=2),
     "adashare": lambda: AdaShare(MLP(3, [8, 8]), TASKS),
+    "hierarchical": lambda: Hierarchical(MLP(3, [8, 6]), {"a": 0, "b": 0, "c": 1, "d": 1}),
+    "aitm": lambda: AITM(HardSharing(MLP(3, [8])), TASKS, widths=(6,)),
 }
 NAMES = list(registered(METHODS))
 EXCEPTIONS: dict[str, dict[str, str]] = {  # trunk -> check -> the reason why it does not hold

@@ -25,6 +25,7 @@ LAYERS = [
     ["gradients"],
     ["balance"],
     ["trunks"],
+    ["links"],
     ["heads", "model"],
     ["sampling"],
     ["devices"],

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from polytask.errors import UserError, nearest
+from polytask.links import Link, needs_of, reads_features, run_head
 from polytask.task import Task
 from polytask.trunks.base import Trunk
 
@@ -18,7 +19,7 @@ class MultiTaskModel(nn.Module):
 
     Args:
         trunk: gives features for each asked task.
-        heads: per task a module from those features to the task's output.
+        heads: per task a module from those features to the task's output; a `Link` sees outputs of other tasks too.
 
     >>> from polytask import HardSharing, MLP
     >>> model = MultiTaskModel(HardSharing(MLP(3, [8])), {"a": nn.Linear(8, 1), "b": nn.Linear(8, 2)})
@@ -32,6 +33,8 @@ class MultiTaskModel(nn.Module):
         self.names = tuple(heads)
         # ModuleDict forbids names with dots and names of its own methods; columns may be called anything
         self.heads = nn.ModuleList(heads.values())
+        for name in self.names:
+            self._with_needs([name])  # refuses what cannot be computed
 
     def head(self, name: str) -> nn.Module:
         """The head of one task."""
@@ -45,24 +48,44 @@ class MultiTaskModel(nn.Module):
     def forward(self, inputs: Any, tasks: Sequence[str] | None = None) -> dict[str, Any]:
         """Outputs of the asked tasks (all by default); only what they need is computed."""
         asked = self.names if tasks is None else tuple(tasks)
-        for name in asked:
-            self._place(name)
-        return self.apply_heads(self.trunk(inputs, asked))
+        reading = [name for name in self._with_needs(asked) if reads_features(self.head(name))]
+        return self.apply_heads(self.trunk(inputs, tuple(reading)), asked)
 
-    def apply_heads(self, features: Mapping[str, Any]) -> dict[str, Any]:
-        """The second half of `forward`, for whoever needs the features too."""
-        return {name: self.head(name)(value) for name, value in features.items()}
+    def apply_heads(self, features: Mapping[str, Any], tasks: Sequence[str] | None = None) -> dict[str, Any]:
+        """The second half of `forward`, for whoever needs the features too; by default for all tasks that have some."""
+        asked = tuple(features) if tasks is None else tuple(tasks)
+        outputs: dict[str, Any] = {}
+        for name in self._with_needs(asked):
+            outputs[name] = run_head(self.head(name), features.get(name), outputs)
+        return {name: outputs[name] for name in asked}
+
+    def _with_needs(self, tasks: Sequence[str], above: tuple[str, ...] = ()) -> list[str]:
+        """The tasks, each after those whose outputs its head needs."""
+        order: list[str] = []
+        for name in tasks:
+            if name in above:
+                raise UserError(f"heads need each other's outputs in a circle: {' -> '.join((*above, name))}")
+            needed = needs_of(self.head(name))
+            order += [one for one in self._with_needs(needed, (*above, name)) if one not in order]
+            if name not in order:
+                order.append(name)
+        return order
 
     def serves(self) -> dict[str, tuple[str, ...]]:
         """Per parameter (its name in `named_parameters`) the tasks whose outputs it can change."""
-        served = {f"trunk.{name}": tasks for name, tasks in self.trunk.serves(self.names).items()}
+        reached = {name: set(tasks) for name, tasks in self.trunk.serves(self.names).items()}
+        served = {p: reached[name] for name, p in self.trunk.named_parameters()}
         for task, head in zip(self.names, self.heads, strict=True):
-            served |= {f"heads.{self.names.index(task)}.{name}": (task,) for name, _ in head.named_parameters()}
-        return served
+            for p in head.parameters():  # heads may share some
+                served.setdefault(p, set()).add(task)
+        needs = {task: set(self._with_needs([task])) for task in self.names}
+        return {name: tuple(t for t in self.names if needs[t] & served[p]) for name, p in self.named_parameters()}
 
     def penalty(self) -> Tensor | None:
-        """What the trunk adds to the losses, unbalanced."""
-        return self.trunk.penalty()
+        """What the trunk and linked heads add to the losses, unbalanced."""
+        parts: list[Trunk | Link] = [self.trunk, *(head for head in self.heads if isinstance(head, Link))]
+        terms = [term for part in parts if (term := part.penalty()) is not None]
+        return sum(terms[1:], terms[0]) if terms else None
 
     @torch.no_grad()
     def predict(self, inputs: Any, tasks: Mapping[str, Task]) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from polytask.trunks.adapter_layers import Adapter, Bottleneck, LoRA, Parallel, 
 from polytask.trunks.adapter_tokens import Prefix, Prompt
 from polytask.trunks.adapters import Adapters
 from polytask.trunks.adashare import AdaShare
+from polytask.trunks.aitm import AITM
 from polytask.trunks.base import Mixing, Trunk
 from polytask.trunks.branched import Branched
 from polytask.trunks.branching import plan_branches, stage_sizes
@@ -14,6 +15,7 @@ from polytask.trunks.descriptors import Embedding, Metadata, OneHot, TaskDescrip
 from polytask.trunks.dselect import DSelectK
 from polytask.trunks.grouped import Grouped, Separate
 from polytask.trunks.hard import HardSharing
+from polytask.trunks.hierarchical import Hierarchical
 from polytask.trunks.learning_to_branch import LearningToBranch
 from polytask.trunks.mmoe import MMoE, OMoE
 from polytask.trunks.modules import SoftModules
@@ -29,10 +31,11 @@ from polytask.trunks.task_token import TaskToken
 METHODS: tuple[type[Trunk], ...] = (
     Separate, HardSharing, Grouped, SoftSharing, CrossStitch, Sluice, NDDR, MTAN, TaskToken,
     OMoE, MMoE, CGC, PLE, DSelectK, SparseMoE, SoftModules, Conditioned, Adapters,
-    Branched, LearningToBranch, AdaShare,
+    Branched, LearningToBranch, AdaShare, Hierarchical, AITM,
 )  # fmt: skip
 
 __all__ = [
+    "AITM",
     "AdaShare",
     "Adapter",
     "Adapters",
@@ -45,6 +48,7 @@ __all__ = [
     "Embedding",
     "Grouped",
     "HardSharing",
+    "Hierarchical",
     "LearningToBranch",
     "LoRA",
     "METHODS",
