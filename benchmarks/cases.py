@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.clock import Step
-from benchmarks.workloads import Stand, Workload
+from benchmarks.workloads import Stand, Targets, Workload
 from polytask import balance
 from polytask.balance import Balancer, GramBalancer, LossBalancer
 from polytask.names import canonical, make_balancer
@@ -19,6 +19,9 @@ WRAPPED = ("UPGrad", "MGDA")
 REFRESH = 8
 NEEDED = {"manual": "weights", "inversesize": "sizes"}  # what a method wants one number per task for
 Make = Callable[[Sequence[str]], Balancer]
+Draw = tuple[Tensor, Targets]
+Losses = dict[str, Tensor]
+Probe = Callable[[Stand, Draw], Losses]
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,37 @@ def balanced(make: Make, *, at_features: bool = False) -> Callable[[Workload], S
     return build
 
 
+def _in_bfloat16(stand: Stand, batch: Draw) -> Losses:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return {task: loss.float() for task, loss in stand.losses(batch).items()}
+
+
+def _on_a_quarter(stand: Stand, batch: Draw) -> Losses:
+    inputs, targets = batch
+    few = len(inputs) // 4
+    return stand.losses((inputs[:few], {task: target[:few] for task, target in targets.items()}))
+
+
+PROBES: dict[str, Probe] = {"bfloat16": _in_bfloat16, "a quarter of the batch": _on_a_quarter}
+
+
+def probed(make: Make, probe: Probe) -> Callable[[Workload], Step]:
+    """Weights from cheaper losses on the same batch, the gradient from the step's own."""
+
+    def build(workload: Workload) -> Step:
+        balancer, stand = make(workload.tasks), Stand(workload)
+
+        def step() -> None:
+            batch = stand.draw()
+            stand.optimizer.zero_grad()
+            balancer.backward(stand.losses(batch), fresh=lambda: probe(stand, batch))
+            stand.optimizer.step()
+
+        return step
+
+    return build
+
+
 def _named(word: str) -> Make:
     def make(tasks: Sequence[str]) -> Balancer:
         numbers = {task: 1.0 + 0.1 * i for i, task in enumerate(tasks)}
@@ -132,7 +166,7 @@ def by_hand() -> list[Case]:
 
 
 def polytask_cases() -> list[Case]:
-    """Every registered balancer, some of them at the features, and the wrappers that there are."""
+    """Every registered balancer; some of them at the features, and in the wrappers that measure less."""
     found = []
     for method in balance.METHODS:
         kind = "loss balancers" if issubclass(method, LossBalancer) else "exact"
@@ -144,10 +178,11 @@ def polytask_cases() -> list[Case]:
             build = balanced(_named(word), at_features=True)
             found.append(Case(f"polytask {word}, at the features", group, build))
     for word in WRAPPED:
-        if hasattr(balance, "RefreshEvery"):
-            build = balanced(_wrapped("RefreshEvery", word, every=REFRESH))
-            found.append(Case(f"polytask {word}, exact every {REFRESH}th step", group, build))
-        if hasattr(balance, "AveragedGramian"):
-            build = balanced(_wrapped("AveragedGramian", word))
-            found.append(Case(f"polytask {word}, averaged Gramian", group, build))
+        build = balanced(_wrapped("RefreshEvery", word, every=REFRESH))
+        found.append(Case(f"polytask {word}, exact every {REFRESH}th step", group, build))
+        build = balanced(_wrapped("AveragedGramian", word))
+        found.append(Case(f"polytask {word}, averaged Gramian", group, build))
+        for words, probe in PROBES.items():
+            build = probed(_wrapped("Probed", word), probe)
+            found.append(Case(f"polytask {word}, weights from {words}", group, build))
     return found
