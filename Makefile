@@ -25,7 +25,12 @@ docs: $(READY)  ## write the generated tables of the docs, and run what the docs
 	$(BIN)/python -m pytest tests/test_docs.py
 
 bench: $(READY)  ## the benchmarks behind the numbers in docs/
-	$(BIN)/python benchmarks/step.py
+	$(BIN)/python -m benchmarks.step
+	$(BIN)/python -m benchmarks.step --memory
+	$(BIN)/python -m benchmarks.step --first-step
+	$(BIN)/python -m benchmarks.step --gramian
+	$(BIN)/python -m benchmarks.solvers
+	$(BIN)/python -m benchmarks.toy_2d
 	$(BIN)/python benchmarks/families.py
 
 $(READY): pyproject.toml constraints.txt
