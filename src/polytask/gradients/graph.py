@@ -9,6 +9,8 @@ from typing import Any
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
+from polytask.gradients.fused import NODE, unfused
+
 # Operations that vmap runs as one product over all tasks; anything else (convolutions, attention, compiled or custom
 # functions) is faster or only possible in a loop. A fixed list and no stop-watch: the same run must give the same bits.
 BATCHED = {
@@ -92,7 +94,7 @@ def walk(losses: Sequence[Tensor], stop: Sequence[GradientEdge] = ()) -> Graph:
     Args:
         stop: edges at which the walk does not go on.
     """
-    graph = Graph(tuple(loss.grad_fn for loss in losses))
+    graph = Graph(tuple(unfused((loss.grad_fn, loss.output_nr))[0] for loss in losses))
     closed = {(edge.node, edge.output_nr) for edge in stop}
     children, order, parents, masks = graph.children, graph.order, graph.parents, graph.masks
     for root in graph.roots:
@@ -124,6 +126,8 @@ def walk(losses: Sequence[Tensor], stop: Sequence[GradientEdge] = ()) -> Graph:
 
 def _open(node: Any, closed: set[tuple[Any, int]]) -> tuple[tuple[Any, int], ...]:
     edges: tuple[tuple[Any, int], ...] = node.next_functions
+    if any(child is not None and child.name() == NODE for child, _ in edges):
+        edges = tuple(unfused(edge) for edge in edges)
     return tuple(edge for edge in edges if edge not in closed) if closed else edges
 
 

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
+from polytask.gradients.fused import NODE, Head
 from polytask.gradients.graph import Graph
 from polytask.gradients.layers import leaf_behind, saved_tensor
 from polytask.gradients.parts import Part
 
-INPUT_AT = {"AddmmBackward0": 1, "MmBackward0": 0}
+INPUT_AT = {"AddmmBackward0": 1, "MmBackward0": 0, NODE: 1}
+SAVED = {"AddmmBackward0": "mat1", "MmBackward0": "self"}
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def _heads(graph: Graph, entrance: GradientEdge, nodes: Sequence[Any]) -> Linear
     weights, biases = [], []
     for node in nodes:
         slot = INPUT_AT[node.name()]
-        weight = leaf_behind(graph.children[node][slot + 1][0], graph, transposed=True)
+        weight = leaf_behind(graph.children[node][slot + 1][0], graph, transposed=not isinstance(node, Head))
         bias = leaf_behind(graph.children[node][0][0], graph) if slot else None
         if weight is None or weight.dtype not in (torch.float32, torch.float64):
             return None
@@ -86,12 +88,13 @@ def _heads(graph: Graph, entrance: GradientEdge, nodes: Sequence[Any]) -> Linear
             return None
         weights.append(weight)
         biases.append(bias)
-    features = saved_tensor(nodes[0], "mat1" if INPUT_AT[nodes[0].name()] else "self")
+    first = nodes[0]
+    features = first.features if isinstance(first, Head) else saved_tensor(first, SAVED[first.name()])
     if features is None or len({(weight.dtype, weight.shape[1]) for weight in weights}) != 1:
         return None
     if features.dtype != weights[0].dtype:
         return None
-    edges = tuple(GradientEdge(node, 0) for node in nodes)
+    edges = tuple(GradientEdge(n.node, n.output) if isinstance(n, Head) else GradientEdge(n, 0) for n in nodes)
     return LinearHeads(entrance, edges, tuple(weights), tuple(biases), features)
 
 
