@@ -5,8 +5,7 @@ import torch
 from torch import nn
 
 from polytask import MGDA, Equal, GradDrop, PCGrad
-from polytask.gradients import gramian, reaches
-from polytask.heads import fused_heads
+from polytask.gradients import fused_heads, gramian, reaches
 
 
 class Net(nn.Module):

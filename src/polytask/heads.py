@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 from polytask.encoders import MLP
 from polytask.errors import UserError
-from polytask.gradients.fused import FusedHeads
 from polytask.task import Task
 from polytask.trunks import TaskDescriptor
 
@@ -96,38 +95,3 @@ def make_head(task: Task, features: int, tower: Sequence[int] = (), dropout: flo
     else:
         last = nn.Linear(hidden.out_features, task.outputs)
     return nn.Sequential(hidden, last) if tower else last
-
-
-def fused_heads(features: Tensor, heads: Sequence[nn.Module]) -> list[Tensor]:
-    """What each head makes of the same features; plain `nn.Linear` heads in one product, forward and backward.
-
-    The numbers are those of calling the heads one after the other, up to rounding, and a balancer still sees which loss
-    belongs to which head. Heads of other kinds, heads with hooks, and a forward under autocast or `torch.compile` are
-    called one by one.
-
-    Args:
-        features: (N, d).
-        heads: modules of the features.
-
-    >>> heads = [nn.Linear(3, 1), nn.Linear(3, 2)]
-    >>> [tuple(output.shape) for output in fused_heads(torch.zeros(5, 3), heads)]
-    [(5, 1), (5, 2)]
-    """
-    if len(heads) < 2 or not all(_is_plain(head, features) for head in heads) or not _is_eager(features):
-        return [head(features) for head in heads]
-    parameters = [head.weight for head in heads] + [head.bias for head in heads]
-    outputs: tuple[Tensor, ...] = FusedHeads.apply(features, len(heads), *parameters)
-    return list(outputs)
-
-
-def _is_plain(head: nn.Module, features: Tensor) -> bool:
-    """Whether calling the head is nothing but x W' + b."""
-    if type(head) is not nn.Linear or head.bias is None or head.weight.dtype != features.dtype:
-        return False
-    return type(head.weight) is nn.Parameter and not (head._forward_hooks or head._forward_pre_hooks)
-
-
-def _is_eager(features: Tensor) -> bool:
-    if features.dim() != 2 or not torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return False
-    return not torch.is_autocast_enabled(features.device.type)

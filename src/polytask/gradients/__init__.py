@@ -2,6 +2,7 @@
 
 from polytask.gradients.blocks import SharedBlock, accumulate
 from polytask.gradients.engine import TaskGradients, gramian, task_gradients, total_gram
+from polytask.gradients.fused import fused_heads
 from polytask.gradients.graph import Reach, reaches
 from polytask.gradients.parts import chunked_gram
 
@@ -11,6 +12,7 @@ __all__ = [
     "TaskGradients",
     "accumulate",
     "chunked_gram",
+    "fused_heads",
     "gramian",
     "reaches",
     "task_gradients",

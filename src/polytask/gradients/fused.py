@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 NODE = "FusedHeadsBackward"  # how autograd calls the node of the function below
 
@@ -75,3 +75,38 @@ def unfused(edge: tuple[Any, int]) -> tuple[Any, int]:
     """The edge, or for one output of fused heads the edge to its own head."""
     node, number = edge
     return (Head(node, number), 0) if node is not None and node.name() == NODE else edge
+
+
+def fused_heads(features: Tensor, heads: Sequence[nn.Module]) -> list[Tensor]:
+    """What each head makes of the same features; plain `nn.Linear` heads in one product, forward and backward.
+
+    The numbers are those of calling the heads one after the other, up to rounding, and a balancer still sees which loss
+    belongs to which head. Heads of other kinds, heads with hooks, and a forward under autocast or `torch.compile` are
+    called one by one.
+
+    Args:
+        features: (N, d).
+        heads: modules of the features.
+
+    >>> heads = [nn.Linear(3, 1), nn.Linear(3, 2)]
+    >>> [tuple(output.shape) for output in fused_heads(torch.zeros(5, 3), heads)]
+    [(5, 1), (5, 2)]
+    """
+    if len(heads) < 2 or not all(_is_plain(head, features) for head in heads) or not _is_eager(features):
+        return [head(features) for head in heads]
+    parameters = [head.weight for head in heads] + [head.bias for head in heads]
+    outputs: tuple[Tensor, ...] = FusedHeads.apply(features, len(heads), *parameters)
+    return list(outputs)
+
+
+def _is_plain(head: nn.Module, features: Tensor) -> bool:
+    """Whether calling the head is nothing but x W' + b."""
+    if type(head) is not nn.Linear or head.bias is None or head.weight.dtype != features.dtype:
+        return False
+    return type(head.weight) is nn.Parameter and not (head._forward_hooks or head._forward_pre_hooks)
+
+
+def _is_eager(features: Tensor) -> bool:
+    if features.dim() != 2 or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    return not torch.is_autocast_enabled(features.device.type)
