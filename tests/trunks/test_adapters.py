@@ -230,6 +230,19 @@ def test_a_mixed_batch_moves_and_keeps_its_form():
     torch.testing.assert_close(batch.inputs.inputs["x"], torch.cat([part.inputs["x"] for part in parts]))
     labelled = {name: target.isnan().logical_not().tolist() for name, target in batch.targets.items()}
     assert labelled == {"c": [True, True, False, False, False, True], "a": [False, False, True, True, True, False]}
+    tokens = [Batch(torch.zeros(2, 5), {"a": torch.ones(2, 5)}), Batch(torch.zeros(1, 5), {"b": torch.ones(1)})]
+    assert {name: target.shape for name, target in mixed_batch(tokens, TASKS).targets.items()} == {
+        "a": (3, 5),
+        "b": (3,),
+    }
+
+
+def test_a_mixed_batch_in_one_compiled_graph():
+    trunk = shaken(Adapters(MLP(3, [6]), TASKS, LoRA(2)))
+    inputs = MixedTasks(torch.randn(6, 3), torch.tensor([2, 0, 0, 1, 2, 1]))
+    torch.compiler.reset()
+    compiled = torch.compile(trunk, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(inputs, TASKS), trunk(inputs, TASKS))
 
 
 def test_a_step_on_a_mixed_batch_is_the_steps_on_its_parts():
@@ -291,3 +304,5 @@ def test_what_cannot_be_is_refused():
         Adapters(MLP(3, [8]), TASKS, LoRA(2))(torch.zeros(2, 3), ["d"])
     with pytest.raises(UserError, match="one task each"):
         mixed_batch([Batch(torch.zeros(1, 3), {"a": torch.zeros(1), "b": torch.zeros(1)})], TASKS)
+    with pytest.raises(UserError, match="'a' must be floating point"):
+        mixed_batch([Batch(torch.zeros(1, 3), {"a": torch.zeros(1, dtype=torch.long)})], TASKS)

@@ -19,7 +19,9 @@ CONDITIONABLE = (nn.Linear, *CONVOLUTIONS, *RECURRENT, *NORMS)
 
 
 class Conditioned(RoutedTrunk):
-    """A shared encoder whose layers are told which task they work for: y = layer(x), then
+    """One encoder that is told its task: a descriptor z enters chosen layers (concat, add, multiply, film, heads).
+
+    With y = layer(x):
 
     - "concat": the layer sees [x; z]; "add": y + W z (the same map at a linear layer);
     - "multiply": gamma(z) * y; "film": gamma(z) * y + beta(z) (Perez et al., AAAI 2018);

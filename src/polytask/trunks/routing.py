@@ -45,12 +45,15 @@ def mixed_batch(batches: Sequence[Batch], tasks: Sequence[str]) -> Batch:
         if len(batch.targets) != 1 or batch.weights:
             raise UserError("a mixed batch is made of unweighted batches with the targets of one task each")
         owners.append(next(iter(batch.targets)))
+        if not batch.targets[owners[-1]].is_floating_point():
+            raise UserError(f"targets of '{owners[-1]}' must be floating point: rows of other tasks become NaN in them")
     rows = [len(batch.targets[owner]) for batch, owner in zip(batches, owners, strict=True)]
     task = torch.tensor([_place(owner, tasks) for owner in owners]).repeat_interleave(torch.tensor(rows))
     targets = {}
     for name in dict.fromkeys(owners):
+        form = batches[owners.index(name)].targets[name]
         parts = [
-            batch.targets[owner].float() if owner == name else batch.targets[owner].new_full((n,), torch.nan).float()
+            batch.targets[owner] if owner == name else form.new_full((n, *form.shape[1:]), torch.nan)
             for batch, owner, n in zip(batches, owners, rows, strict=True)
         ]
         targets[name] = torch.cat(parts)
