@@ -165,7 +165,7 @@ def fit(
     split: Split = None,
     holdout: Holdout = None,
     config: Config = None,
-    trunk: Annotated[str | None, typer.Option(help="What is shared: hard, mmoe.")] = None,
+    trunk: Annotated[str | None, typer.Option(help="What is shared: hard, mmoe, ple ... (polytask methods).")] = None,
     balancer: Annotated[str | None, typer.Option(help="How the tasks agree: see polytask methods.")] = None,
     width: Annotated[int | None, typer.Option(help="Width of the hidden layers (default 128).")] = None,
     depth: Annotated[int | None, typer.Option(help="Hidden layers (default 2).")] = None,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from polytask.reports.reading import check
+from polytask.errors import UserError
+from polytask.reports.reading import check, items, part
 from polytask.reports.wording import name, number, prose
 
 if TYPE_CHECKING:
@@ -36,6 +38,39 @@ def write_report(study: Mapping[str, Any], path: str | os.PathLike[str]) -> None
     except BaseException:
         half.unlink(missing_ok=True)
         raise
+
+
+def render_sharing(sharing: Mapping[str, Any]) -> str:
+    """One SVG file of what a network shares and how it mixes.
+
+    Args:
+        sharing: `trunks.sharing.describe_sharing` of the network, or `arms.*.sharing` of a study.
+    """
+    from markupsafe import Markup
+
+    from polytask.reports import architecture
+    from polytask.reports.svg import WIDE
+
+    if not items(sharing, "blocks"):
+        raise UserError("nothing to draw: give what polytask.trunks.sharing.describe_sharing returns")
+    title = name(sharing.get("trunk") or "the network")
+    drawn = [("", architecture.architecture(sharing, f"What is shared: {title}"))]
+    drawn += [(key, picture) for key, found in part(sharing, "mixing").items()
+              if (picture := architecture.mixing(part(found), name(key))) is not None]  # fmt: skip
+    body, y = [], 12.0
+    for words, picture in drawn:
+        wide, high = map(float, re.findall(r'viewBox="0 0 (\S+) (\S+)"', picture)[0])
+        if words:
+            body.append(Markup('<text x="12" y="{:g}" class="label">{}</text>').format(y + 14, name(words)))
+            y += 24
+        place = Markup('<svg x="12" y="{:g}" width="{:g}" height="{:g}" style="width:{:g}px;height:{:g}px"')
+        body.append(Markup(picture.replace("<svg", place.format(y, wide, high, wide, high), 1)))
+        y += high + 24
+    css = Markup(_environment().get_template("report.css.j2").render())
+    css += Markup("svg { background: var(--paper); font-family: sans-serif; }")
+    page = Markup('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {0} {1:g}" width="{0}" height="{1:g}">'
+                  "<style>{2}</style>{3}</svg>")  # fmt: skip
+    return str(page.format(WIDE + 24, y, css, Markup("").join(body)))
 
 
 @functools.cache

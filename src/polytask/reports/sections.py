@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from polytask.reports import heat, svg
+from polytask.reports import architecture, heat, svg
 from polytask.reports.reading import baseline, done, items, not_done, part, shown, verdict_of
 from polytask.reports.wording import (
     MARKS,
@@ -45,6 +45,7 @@ def page(study: Study) -> dict[str, Any]:
         "delta": delta(study),
         "curves": curves(study),
         "conflict": conflict(study),
+        "sharing": sharing(study),
         "cost": cost(study),
         "training": training(study),
         "failed": [{"name": n, **arm} for n, arm in not_done(study).items()],
@@ -209,6 +210,26 @@ def _conflict(study: Study, arm: str, found: Mapping[str, Any]) -> dict[str, Any
         ]
         if many
         else [],
+    }
+
+
+def sharing(study: Study) -> list[dict[str, Any]]:
+    """The architecture of each arm that shares, the arm shown first on top."""
+    found = {n: part(a, "sharing") for n, a in done(study).items() if n != baseline(study)}
+    kept = sorted((n for n, s in found.items() if items(s, "blocks")), key=lambda n: n != shown(study))
+    return [_sharing(study, n, found[n]) for n in kept]
+
+
+def _sharing(study: Study, arm: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    title = f"What is shared: {name(arm)}"
+    matrices = {n: architecture.mixing(part(m), f"{name(n)}: {name(arm)}") for n, m in part(found, "mixing").items()}
+    return {
+        **arm_words(study, arm),
+        "tasks": items(found, "tasks"),
+        "numbered": len(items(found, "tasks")) * architecture.NAMED > svg.NARROW,
+        "wide": architecture.architecture(found, title),
+        "narrow": architecture.architecture(found, title, svg.NARROW),
+        "mixing": [{"name": n, "picture": drawn} for n, drawn in matrices.items() if drawn is not None],
     }
 
 

@@ -19,8 +19,10 @@ from polytask.study.runs import TUNING_SEED, RunSpec, load_model
 from polytask.study.trees import regrow
 from polytask.table.prepare import Prepared
 from polytask.table.recipe import combine
+from polytask.trunks.sharing import describe_sharing
 
 Records = dict[RunSpec, dict[str, Any]]
+SHARING_ROWS = 1024  # over which gates are averaged
 
 
 def mean_skill(record: Mapping[str, Any]) -> float:
@@ -92,7 +94,7 @@ class Reader:
             "status": "done", "error": None, "trials": self.trials, "seeds": self.seeds, "gains": {}, "delta_m": None,
             "settings": {"all" if len(arm.networks) == 1 else ", ".join(n.tasks):
                          dict(n.candidates[self.tuned[n]]) for n in arm.networks},
-            "valid_skill": None, "scores": {}, "metrics": {}, "curves": {}, "conflict": None,
+            "valid_skill": None, "scores": {}, "metrics": {}, "curves": {}, "conflict": None, "sharing": None,
             "cost": {"parameters": None, "train_seconds": None, "latency_ms": None},
         }  # fmt: skip
         if isinstance(found, str):
@@ -126,7 +128,10 @@ class Reader:
         milliseconds = reading.latency(model, self.data.test)
         cost = {"parameters": parameters, "train_seconds": seconds, "latency_ms": milliseconds}
         conflict = self._conflict(arm.networks[0]) if len(arm.networks) == 1 else None
-        return {"valid_skill": float(np.mean(skills)), "cost": cost, "curves": curves, "conflict": conflict}
+        rows = self.data.valid.take(slice(SHARING_ROWS)).inputs
+        sharing = describe_sharing(model.trunk, model.names, rows)
+        return {"valid_skill": float(np.mean(skills)), "cost": cost, "curves": curves, "conflict": conflict,
+                "sharing": sharing}  # fmt: skip
 
     def _conflict(self, network: Network) -> dict[str, Any] | None:
         """Gradient cosines over training (first seed), and how often they were negative (all seeds)."""
