@@ -29,6 +29,7 @@ bench: $(READY)  ## the benchmarks behind the numbers in docs/
 	$(BIN)/python -m benchmarks.step --memory
 	$(BIN)/python -m benchmarks.step --first-step
 	$(BIN)/python -m benchmarks.step --gramian
+	$(BIN)/python -m benchmarks.quality
 	$(BIN)/python -m benchmarks.solvers
 	$(BIN)/python -m benchmarks.toy_2d
 	$(BIN)/python benchmarks/families.py

@@ -11,7 +11,7 @@ Results = Mapping[str, Any]
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "performance.md"
 FIGURE = ROOT / "docs" / "images" / "step.png"
-NAMES = ("step", "memory", "first_step", "gramian")
+NAMES = ("step", "memory", "first_step", "gramian", "quality")
 ORDER = ("mlp_t2", "mlp_t10", "mlp_t40", "mlp_t10_h1024", "recsys_t3", "conv_t3", "transformer_t4")
 BANDS = (  # group in the results, words in the summary and the figure, colour
     ("polytask, exact", "polytask, exact", "#0b6e4f"),
@@ -105,14 +105,32 @@ def first_step(results: Results) -> str:
     return _table(["workload", "method", "against", "cosine", "length", "relative difference"], rows)
 
 
+def quality(results: Results) -> str:
+    """Cosine to the direction of a large batch, for each number of tasks."""
+    sizes = list(results)
+    policies = list(results[sizes[0]])
+    methods = list(results[sizes[0]][policies[0]])
+    rows = [
+        [policy, *(" / ".join(f"{results[size][policy][method]:.2f}" for size in sizes) for method in methods)]
+        for policy in policies
+    ]
+    return _table([" / ".join(sizes), *methods], rows)
+
+
 def gramian(results: Results) -> str:
     """The relative error of the Gramian against float64."""
     rows = [[case, f"{found['ours']:.1e}", f"{found['one_product']:.1e}"] for case, found in results.items()]
     return _table(["T, P", "polytask", "one float32 product, as the peers"], rows)
 
 
-MAKERS = {"summary": ("step", summary), "full": ("step", full), "memory": ("memory", memory),
-          "first-step": ("first_step", first_step), "gramian": ("gramian", gramian)}  # fmt: skip
+MAKERS = {  # name of the table on the page: its record, and how it is made
+    "summary": ("step", summary),
+    "full": ("step", full),
+    "memory": ("memory", memory),
+    "first-step": ("first_step", first_step),
+    "gramian": ("gramian", gramian),
+    "quality": ("quality", quality),
+}
 
 
 def page(text: str, results: Mapping[str, Results]) -> str:

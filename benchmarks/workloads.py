@@ -68,20 +68,33 @@ def _mlp_encoder(inputs: int, width: int, hidden: int = 3) -> list[nn.Module]:
     return layers
 
 
+class Teacher:
+    """T regressions that share a part; the rest conflicts at random, and scales differ tenfold."""
+
+    def __init__(self, tasks: int) -> None:
+        self.body = nn.Sequential(nn.Linear(64, 128), nn.Tanh())
+        common, own = torch.randn(128), torch.randn(tasks, 128)
+        self.scales = torch.logspace(-0.5, 0.5, tasks)
+        self.mixing = (0.6 * common + own) * self.scales[:, None] / 8
+
+    def draw(self, rows: int, noise: float = 0.0) -> tuple[Tensor, Targets]:
+        """Inputs and targets; `noise` is in units of each task's scale."""
+        x = torch.randn(rows, 64)
+        with torch.no_grad():
+            y = self.body(x) @ self.mixing.T
+        if noise:
+            y = y + noise * self.scales * torch.randn_like(y)
+        return x, {f"t{t}": y[:, t : t + 1].clone() for t in range(len(self.scales))}
+
+
 def mlp(name: str, tasks: int, width: int = 256, rows: int = 256) -> Workload:
-    """T regressions on one teacher: they share a part, the rest conflicts at random, and scales differ tenfold."""
+    """T regressions on one teacher, three hidden layers."""
     torch.manual_seed(0)
     encoder = nn.Sequential(*_mlp_encoder(64, width))
     heads = nn.ModuleDict({f"t{t}": nn.Linear(width, 1) for t in range(tasks)})
-    teacher = nn.Sequential(nn.Linear(64, 128), nn.Tanh())
-    common, own, scales = torch.randn(128), torch.randn(tasks, 128), torch.logspace(-0.5, 0.5, tasks)
-    batches = []
-    for _ in range(4):
-        x = torch.randn(rows, 64)
-        with torch.no_grad():
-            y = teacher(x) @ ((0.6 * common + own) * scales[:, None] / 8).T
-        batches.append((x, {f"t{t}": y[:, t : t + 1].clone() for t in range(tasks)}))
-    return Workload(name, encoder, heads, dict.fromkeys(heads, F.mse_loss), tuple(batches))
+    teacher = Teacher(tasks)
+    batches = tuple(teacher.draw(rows) for _ in range(4))
+    return Workload(name, encoder, heads, dict.fromkeys(heads, F.mse_loss), batches)
 
 
 def recommender(name: str = "recsys_t3") -> Workload:

@@ -56,6 +56,7 @@ def test_the_front_is_where_the_gradients_oppose_each_other():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:CAGrad. Pareto-stationary:RuntimeWarning")  # that is where it ends
 @pytest.mark.parametrize("key", ["equal", "cagrad"])
 def test_the_mean_is_what_cagrad_and_the_sum_minimise(key):
     small = run(METHODS[key][1], 0.1, NASH[[0, 3]], 50_000)[-1]
