@@ -83,3 +83,10 @@ def test_a_negative_loss_is_refused_by_name():
     x = torch.ones(2, requires_grad=True)
     with pytest.raises(UserError, match=r"task 'b': IMTL-L needs losses of at least 0, and one is -2"):
         IMTL(["a", "b"]).backward({"a": x.sum(), "b": -x.sum()})
+
+
+def test_fp16_scales_the_gradient_of_the_scales_too():
+    x = torch.ones(2, requires_grad=True)
+    balancer = IMTL(["a", "b"])
+    balancer.backward({"a": 3 * x[0], "b": x[1]}, scaler=torch.amp.GradScaler("cpu", init_scale=8.0))
+    assert balancer.loss.log_scale.grad.tolist() == [16.0, 0.0]

@@ -77,6 +77,17 @@ class TestNormalised:
         data = batches(4)
         close(train(NormalisedLosses(Equal(), TASKS), data)[0], train(InitialLoss(TASKS), data)[0])
 
+    def test_methods_that_look_at_the_losses_see_the_divided_ones(self):
+        class Sees(MGDA):
+            def weigh(self, gram, losses, rows):
+                self.seen = losses
+                return super().weigh(gram, losses, rows)
+
+        inner = Sees()
+        x = torch.ones(2, requires_grad=True)
+        NormalisedLosses(inner, TASKS).backward({"a": 4 * x.sum(), "b": x[0]})
+        assert inner.seen.tolist() == [1.0, 1.0]
+
     @pytest.mark.parametrize("inner", [PCGrad, MGDA, UPGrad, lambda: GradVac(TASKS), GradDrop, lambda: DTP(TASKS)])
     def test_the_unit_of_a_loss_changes_nothing(self, inner):
         data = batches(5)
@@ -189,6 +200,11 @@ class TestClipped:
         assert table.weight.grad.is_sparse
         assert table.weight.grad.to_dense().norm().item() == pytest.approx(2.0**10)
 
+    def test_an_infinite_gradient_is_left_to_whoever_steps(self):
+        x = torch.zeros(2, requires_grad=True)
+        Clipped(Equal()).backward({"a": x.sum(), "b": x[:1].sqrt().sum()})
+        assert x.grad.tolist() == [float("inf"), 1.0]
+
     def test_a_gradient_of_zero(self):
         x = torch.zeros(2, requires_grad=True)
         Clipped(Equal()).backward({"a": x.sum(), "b": -x.sum()})
@@ -218,6 +234,26 @@ class TestRefresh:
             found.append(grads(net))
         assert [step.gram is not None for step in steps] == [True, False]
         torch.testing.assert_close(steps[0].weights, steps[1].weights)
+        for a, b in zip(*found, strict=True):
+            torch.testing.assert_close(a, b)
+
+    @pytest.mark.parametrize("scaled", [False, True])
+    def test_one_backward_where_all_share_the_same(self, scaled):
+        """Weighted where the tasks enter the shared part, plain before; at two places and at a leaf itself."""
+        torch.manual_seed(0)
+        trunk, shift = nn.Linear(4, 5), nn.Parameter(torch.randn(5))
+        heads = nn.ModuleDict({n: nn.Linear(5, 1) for n in TASKS})
+        leaves = [*trunk.parameters(), shift, *heads.parameters()]
+        balancer, x, found = RefreshEvery(MGDA(), 2, TASKS), torch.randn(8, 4), []
+        for _ in range(2):
+            for leaf in leaves:
+                leaf.grad = None
+            features = trunk(x).tanh()
+            losses = {n: (heads[n](features * shift) + features.sum(1, keepdim=True) * i).square().mean() + shift.sum()
+                      for i, n in enumerate(TASKS)}  # fmt: skip
+            step = balancer.backward(losses, scaler=torch.amp.GradScaler("cpu", init_scale=64.0) if scaled else None)
+            found.append([leaf.grad.clone() for leaf in leaves])
+        assert step.gram is None
         for a, b in zip(*found, strict=True):
             torch.testing.assert_close(a, b)
 
@@ -340,8 +376,10 @@ class TestAveraged:
         for _ in range(40):  # "a" and "b" shrink; their products with "c" do not
             balancer.weigh(1e-6 * torch.ones(2, 2, dtype=torch.float64), torch.ones(2), torch.arange(2))
         assert torch.linalg.eigvalsh(balancer.averages[()])[0] < -0.1
-        weights = balancer.weigh(torch.ones(3, 3, dtype=torch.float64), torch.ones(3), torch.arange(3))
-        assert torch.isfinite(weights).all()
+        seen = []
+        balancer.balancer.weigh = lambda gram, losses, rows: seen.append(gram) or torch.ones(3)
+        balancer.weigh(torch.ones(3, 3, dtype=torch.float64), torch.ones(3), torch.arange(3))
+        assert torch.linalg.eigvalsh(seen[0])[0] > -1e-9
 
     def test_the_nearest_gramian(self):
         fine = torch.tensor([[2.0, 1.0], [1.0, 0.5]], dtype=torch.float64)
@@ -358,6 +396,14 @@ class TestAveraged:
         resumed.load_state_dict(first.state_dict())
         found = train(resumed, data[3:], names[3:], lr=0.0)[1]
         assert all(torch.equal(a.weights, b.weights) for a, b in zip(expected[3:], found, strict=True))
+        assert set(resumed.averages) == set(whole.averages) == {(), (0, 1)}
+        for key, average in whole.averages.items():
+            torch.testing.assert_close(resumed.averages[key], average, rtol=0, atol=0, equal_nan=True)
+
+    def test_inside_another_wrapper_it_hears_how_many_tasks_there_are(self):
+        inner = AveragedGramian(MGDA(), 0.5, TASKS)
+        train(RefreshEvery(inner, 1), batches(1))
+        assert set(inner.averages) == {(), (0, 1)}
 
 
 class Listener(Equal):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from polytask.balance.adam import OwnAdam
 from polytask.balance.base import Asked, Balancer
+from polytask.balance.entering import Entering, enter
 from polytask.balance.geometric import above_zero, at_least_zero
 from polytask.balance.wrapper import naming
 from polytask.errors import UserError
@@ -30,9 +31,9 @@ class GradNorm(Balancer):
     its weight; alone in a step, a task moves none.
 
     W is `layer`, or by default the weight matrix of the last layer that the most tasks of the step share, found in the
-    autograd graph; tasks that do not reach W keep their weights. Beyond the plain backward this costs a pass through
-    each head and one product per task. With `at=` the norms are measured at the representation. `Step.gram` is the
-    Gramian at W.
+    autograd graph; tasks that do not reach W keep their weights. Where all tasks share one trunk this costs one product
+    per task more than the plain backward; else also a second pass through each head. With `at=` the norms are measured
+    at the representation. `Step.gram` is the Gramian at W.
 
     Args:
         tasks: names of all tasks.
@@ -98,14 +99,19 @@ class GradNorm(Balancer):
         rows = self.rows(asked.names).to(self.weights.device)
         with naming(asked.names):
             left = self._loss_left(asked.losses.to(self.weights), rows)
-        used = self.weights[rows].clone()
-        members, gram = self._measure(asked) if len(rows) > 1 else ([], None)
+        used = self.weights[rows]  # indexing copies: they move below
+        scaled = [value * asked.factor for value in asked.values]
+        entering = enter(scaled) if asked.at is None and len(rows) > 1 else None
+        members, gram = self._measure(asked, scaled, entering) if len(rows) > 1 else ([], None)
         if gram is not None and not torch.isfinite(gram).all():
             row = int((~torch.isfinite(gram.diagonal())).nonzero()[0])
             reason = f"the gradient of task '{asked.names[row]}' is not finite"
             return Step(asked.names, asked.losses, gram=gram, skipped=reason)
-        total = torch.stack([w.to(v) * v for w, v in zip(used, asked.values, strict=True)]).sum()
-        (total * asked.factor).backward()
+        if entering is not None:
+            entering.write_own(used.tolist())
+            entering.pull_back(used.tolist())
+        else:
+            torch.stack([w.to(v) * v for w, v in zip(used, scaled, strict=True)]).sum().backward()
         if gram is not None:
             norms = gram.diagonal().clamp_min(0).sqrt().to(used)
             self._move(norms[members], left[members], rows[members])
@@ -121,21 +127,27 @@ class GradNorm(Balancer):
         self.initial[rows] = torch.where(starting, before + (losses - before) / self.count[rows], before)
         return losses / self.initial[rows]
 
-    def _measure(self, asked: Asked) -> tuple[list[int], Tensor | None]:
+    def _measure(
+        self, asked: Asked, scaled: Sequence[Tensor], entering: Entering | None
+    ) -> tuple[list[int], Tensor | None]:
         """Which tasks reach the place of measurement, and the Gramian (T, T) of the plain losses' gradients there."""
         points = asked.at or self.layer or last_shared_layer(asked.values)
-        parts = [Direct(point, len(asked.values)) for point in points]
+        if not points:
+            return [], None
+        inside = entering is not None and {id(point) for point in points} <= {id(leaf) for leaf in entering.shared}
+        parts = [Direct(point, len(scaled)) for point in points]
         members = []
-        for row, value in enumerate(asked.values if points else []):
-            found = torch.autograd.grad(value * asked.factor, list(points), retain_graph=True, allow_unused=True)
+        for row, value in enumerate(scaled):
+            if entering is not None and inside:  # the head is not walked again
+                found = entering.at(row, points)
+            else:
+                found = torch.autograd.grad(value, list(points), retain_graph=True, allow_unused=True)
             if any(gradient is not None for gradient in found):
                 members.append(row)
             for part, gradient in zip(parts, found, strict=True):
                 part.take(row, None if gradient is None else gradient[None])
-        if points and not members:
+        if not members:
             raise UserError("no loss of this step reaches the layer at which GradNorm is to measure")
-        if not parts:
-            return [], None
         return members, torch.stack([part.gram() for part in parts]).sum(0).cpu() / float(asked.factor) ** 2
 
     def _move(self, norms: Tensor, left: Tensor, rows: Tensor) -> None:

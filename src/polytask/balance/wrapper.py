@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from polytask.balance.base import Asked, Balancer, Closure, GramBalancer, RefusedLoss
+from polytask.balance.entering import weigh_entries
 from polytask.errors import UserError
 from polytask.gradients import Reach
 from polytask.records import Step
@@ -57,9 +58,7 @@ class GramWrapper(Wrapper, GramBalancer):
                             "A wrapper such as NormalisedLosses goes around it, not into it")  # fmt: skip
         kinds = (GramBalancer, GramWrapper)
         if any(getattr(type(balancer), hook) not in [getattr(kind, hook) for kind in kinds] for hook in HOOKS):
-            raise UserError(
-                f"{type(self).__name__} needs a balancer that looks at the Gramian alone; {name} does more"
-            )
+            raise UserError(f"{type(self).__name__} needs a balancer that looks at the Gramian alone; {name} does more")
         super().__init__(balancer, tasks)
         self.memory, self.dense = balancer.memory, balancer.dense
         self.present: int | None = None
@@ -108,14 +107,18 @@ def unscaled(step: Step, asked: Asked, scales: Tensor) -> Step:
 def combine(asked: Asked, groups: Sequence[Reach], weighed: Sequence[tuple[Reach, Tensor]]) -> Step:
     """The gradients of losses whose weights are known already, without the task gradients.
 
-    One pass for what is not shared, and one for each set of shared parameters; none walks the others' part.
+    Where all tasks share the same parameters, it is one backward. Else one pass for what is not shared, and one
+    for each set of shared parameters; none walks the others' part.
 
     Args:
         groups: all that the losses reach.
         weighed: the shared ones, largest set first, each with weights (T,) for all tasks of the step.
     """
+    scaled = [value * asked.factor for value in asked.values] if isinstance(asked.factor, Tensor) else asked.values
+    if len(weighed) == 1 and weigh_entries(scaled, weighed[0][1].tolist()):
+        return Step(asked.names, asked.losses, weighed[0][1])
     own = [leaf for group in groups if len(group.rows) == 1 for leaf in group.leaves]
-    values = torch.stack(asked.values) * asked.factor
+    values = torch.stack(scaled)
     if own:
         values.sum().backward(inputs=own, retain_graph=bool(weighed))
     chosen = torch.full((len(asked.values),), float("nan"), dtype=torch.float64)
