@@ -39,6 +39,11 @@ class TestPreferences:
         size = np.linalg.norm(jac, axis=1).max() * np.linalg.norm(d)
         assert dual / dual.sum() @ jac @ d == pytest.approx(np.min(jac @ d), abs=1e-9 * size)
 
+    def test_cagrad_gives_a_zero_gradient_its_preference_and_no_more(self, seed):
+        jac = random_rows(seed, tasks=3)
+        jac[1] = 0.0
+        assert merge(CAGrad(c=0.4, preference=THREE), jac)[1][1] == 0.5
+
     @pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0])
     def test_fairgrad_solves_the_weighted_bargain(self, seed, alpha):
         """Stationary point of sum p u^(1-alpha)/(1-alpha) over |d| <= 1: d is parallel to sum p u^-alpha g."""

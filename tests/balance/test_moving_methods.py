@@ -190,6 +190,16 @@ class TestIndependentBatches:
         np.testing.assert_allclose(chosen, (w + 0.3 * np.array([0.25, 0.75])) / 1.3, rtol=1e-12)
 
     @pytest.mark.parametrize("method", [MoDo, StochasticSDMGrad])
+    def test_an_absent_task_keeps_its_weight(self, method):
+        x, balancer = parameter(3), method(["a", "b", "c"])
+        balancer.weights.copy_(torch.tensor([0.5, 0.2, 0.3]))
+        _, found = step(balancer, x, A, "ca")
+        assert balancer.weights[1].item() == pytest.approx(0.2, rel=1e-7)
+        assert balancer.weights.sum().item() == pytest.approx(1.0)
+        assert not torch.allclose(balancer.weights, torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64), rtol=1e-9)
+        assert found.weights.sum().item() == pytest.approx(1.0)
+
+    @pytest.mark.parametrize("method", [MoDo, StochasticSDMGrad])
     def test_heads_see_one_batch_only(self, method):
         """LibMTL leaves SDMGrad's heads with the sum of three."""
         x, head = parameter(2), nn.Parameter(torch.ones((), dtype=torch.float64))
@@ -430,6 +440,16 @@ class TestKeptNumbers:
         losses = {n: row @ features + 1 for n, row in zip("ab", A, strict=True)}
         with pytest.raises(UserError, match="cannot be measured with at="):
             attached(method(["a", "b"]), x).backward(losses, at=features)
+
+    def test_an_earlier_state_takes_back_what_came_after(self, method):
+        x, balancer = parameter(3), method(["a", "b"])
+        balancer.attach([x])
+        early = copy.deepcopy(balancer.state_dict())
+        first, _ = step(balancer, x, A)
+        step(balancer, x, torch.randn(2, 3, dtype=torch.float64))
+        balancer.load_state_dict(early)
+        assert list(balancer.state_dict()) == list(early)
+        assert torch.equal(step(balancer, x, A)[0], first)
 
     def test_the_state_of_another_model_is_refused(self, method):
         x, y = parameter(3), parameter(5)

@@ -47,7 +47,7 @@ def pull_with_weighted_heads(pull: Callable[[Asked], Step], asked: Asked) -> Ste
     finally:
         for (leaf, row), old in zip(heads, before, strict=True):
             new, leaf.grad = leaf.grad, old
-            if new is not None and step is not None and step.skipped is None:
+            if new is not None and step is not None:
                 weight = 1.0 if step.weights is None else float(torch.nan_to_num(step.weights[row], nan=1.0))
                 gradients.accumulate(leaf, new * weight)
     return step
