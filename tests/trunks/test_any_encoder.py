@@ -5,10 +5,27 @@ import torch
 from torch import nn
 
 from polytask import MLP, HardSharing, MMoE, Separate
+from polytask.encoders import stages
 from polytask.table import TableShape
 from polytask.table.encoder import TableEncoder
 from polytask.testing import TRUNK_CHECKS
-from polytask.trunks import CGC, MTAN, NDDR, PLE, CrossStitch, Sluice, SoftSharing, SparseMoE, TaskToken
+from polytask.trunks import (
+    CGC,
+    MTAN,
+    NDDR,
+    PLE,
+    Adapters,
+    Bottleneck,
+    Branched,
+    Conditioned,
+    CrossStitch,
+    Hierarchical,
+    LearningToBranch,
+    Sluice,
+    SoftSharing,
+    SparseMoE,
+    TaskToken,
+)
 
 TASKS = ("a", "b")
 
@@ -53,6 +70,12 @@ ENCODERS = {
     "table": (table, lambda: {"numeric": torch.randn(8, 2), "categorical": torch.arange(8)[:, None] % 5}),
     "stages": (lambda: [MLP(3, [4]), MLP(4, [6])], lambda: torch.randn(8, 3)),
 }
+
+
+def split_at_the_last(encoder):
+    return [*([[TASKS]] * (len(stages(encoder)) - 1)), [("a",), ("b",)]]
+
+
 STAGED = {
     "separate": lambda encoder, x: Separate(encoder, TASKS, out_features=6),
     "hard": lambda encoder, x: HardSharing(encoder, 6),
@@ -61,6 +84,13 @@ STAGED = {
     "nddr": lambda encoder, x: NDDR(encoder, TASKS, sample=x),
     "mtan": lambda encoder, x: MTAN(encoder, TASKS, sample=x),
     "token": lambda encoder, x: TaskToken(encoder, TASKS, width=6, sample=x),
+    "conditioned": lambda encoder, x: Conditioned(encoder, TASKS, out_features=6),
+    "adapters": lambda encoder, x: Adapters(encoder, TASKS, Bottleneck(6), out_features=6),
+    "branched": lambda encoder, x: Branched(encoder, split_at_the_last(encoder), out_features=6),
+    "learning": lambda encoder, x: LearningToBranch(encoder, TASKS, nodes=2, out_features=6),
+    "taps": lambda encoder, x: Hierarchical(
+        encoder, {"a": 0, "b": len(stages(encoder)) - 1}, shortcuts={"b": ()}, sample=x, out_features=6
+    ),
 }
 # compiling and double precision are checked on MLPs; the table's and the bag's inputs are whole numbers
 CHECKS = [name for name in TRUNK_CHECKS if name not in ("compiles", "exports", "autocast", "float64")]
