@@ -264,6 +264,9 @@ def fair_weights(between: Array, share: Array, power: float) -> Array | None:
     The function is yᵀ C y / 2 - sum_i share_i y_i^(1-power) / (1-power), with the logarithm at power 1. It has a
     minimum if no convex combination of the gradients is zero.
     """
+    if len(share) == 2 and power == 1.0 and share[0] == share[1]:
+        both = 1.0 + float(between[0, 1])
+        return np.sqrt(share / both) if both > 0.0 else None
     y = share ** (1.0 / (1.0 + power))  # the solution where C is the identity
     best, kept = np.inf, y
     for _ in range(200):
