@@ -3,7 +3,8 @@
     OMP_NUM_THREADS=1 python -m benchmarks.solvers      # a minute; writes benchmarks/results/solvers.json
 
 The Gramians are those of mixed gradients as in training: a common part, three groups that help or hinder each other,
-norms over one decade; about a third of the pairs conflict. Each number is CPU time, the best of three medians over 24 Gramians.
+norms over one decade; about a third of the pairs conflict. Each number is CPU time, the best of three medians over 24
+Gramians.
 """
 
 from __future__ import annotations
