@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from polytask.balance.adam import OwnAdam
 from polytask.balance.base import Asked, Balancer
-from polytask.balance.entering import Entering, enter
 from polytask.balance.geometric import above_zero, at_least_zero
 from polytask.balance.wrapper import naming
 from polytask.errors import UserError
+from polytask.gradients.entering import Entering, enter
 from polytask.gradients.graph import walk
 from polytask.gradients.parts import Direct
 from polytask.records import Step

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from polytask.balance.base import Asked, Balancer, Closure, GramBalancer, RefusedLoss
-from polytask.balance.entering import weigh_entries
 from polytask.errors import UserError
 from polytask.gradients import Reach
+from polytask.gradients.entering import weigh_entries
 from polytask.records import Step
 
 

@@ -65,18 +65,25 @@ class Graph:
         """The nodes that more than one loss reaches."""
         return (node for node in self.order if self.masks[node] & (self.masks[node] - 1))
 
-    def entrance(self) -> GradientEdge | None:
-        """The one point at which every loss enters one and the same shared part; None if there is no such."""
+    def entries(self) -> list[tuple[Any, tuple[Any, int]]] | None:
+        """Where losses enter the part that all of them share: nodes of one loss with the edge to that part.
+
+        None if some of the losses share what the others do not reach.
+        """
         every = (1 << len(self.roots)) - 1
         if any(self.masks[node] != every for node in self.shared()) or every in map(self.masks.get, self.roots):
             return None
-        edges = {
-            (child, number)
+        return [
+            (node, edge)
             for node in self.order
             if self.masks[node] != every
-            for child, number in self.children[node]
-            if child is not None and self.masks[child] == every
-        }
+            for edge in self.children[node]
+            if edge[0] is not None and self.masks[edge[0]] == every
+        ]
+
+    def entrance(self) -> GradientEdge | None:
+        """The one point at which every loss enters one and the same shared part; None if there is no such."""
+        edges = {edge for _, edge in self.entries() or ()}
         return GradientEdge(*edges.pop()) if len(edges) == 1 else None
 
     def batched(self) -> bool:

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from polytask import gradients
+from polytask.gradients.blocks import accumulate
+from polytask.gradients.fused import Head
 from polytask.gradients.graph import walk
+from polytask.gradients.layers import hooked
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Entering:
         """Add each task's own gradients, multiplied by its weight, to `.grad`."""
         for weight, pairs in zip(weights, self.own, strict=True):
             for leaf, gradient in pairs:
-                gradients.accumulate(leaf, gradient * weight)  # a new tensor: autograd's may be shared or expanded
+                accumulate(leaf, gradient * weight)  # a new tensor: autograd's may be shared or expanded
 
     def pull_back(self, weights: Sequence[float]) -> None:
         """Add sum_t w_t g_t to the shared parameters' `.grad`; the graph is used up."""
@@ -53,21 +55,14 @@ class Entering:
 def enter(losses: Sequence[Tensor]) -> Entering | None:
     """Walk every task's own part once; None where some part is shared by some of the tasks only, or none by all."""
     graph = walk(losses)
-    every = (1 << len(losses)) - 1
-    if any(graph.masks[node] != every for node in graph.shared()) or any(graph.masks[r] == every for r in graph.roots):
-        return None
+    entries = graph.entries()
     found = {group.rows: group.leaves for group in graph.reaches()}
     shared = found.get(tuple(range(len(losses))), ())
-    if not shared:
+    if entries is None or not shared:
         return None
-    entries = dict.fromkeys(
-        edge
-        for node in graph.order
-        if graph.masks[node] != every
-        for edge in graph.children[node]
-        if edge[0] is not None and graph.masks[edge[0]] == every
-    )
-    edges = tuple(GradientEdge(node, number) for node, number in entries)
+    edges = tuple(GradientEdge(*edge) for edge in dict.fromkeys(edge for _, edge in entries))
+    if any(hooked(edge) for edge in edges):  # on the way back a hook must act once
+        return None
     derivatives, own = [], []
     for row, loss in enumerate(losses):
         leaves = found.get((row,), ())
@@ -86,15 +81,14 @@ def weigh_entries(losses: Sequence[Tensor], weights: Sequence[float]) -> bool:
     `enter` finds no such places.
     """
     graph = walk(losses)
-    every = (1 << len(losses)) - 1
-    if any(graph.masks[node] != every for node in graph.shared()) or any(graph.masks[r] == every for r in graph.roots):
+    entries = graph.entries()
+    if entries is None or any(isinstance(node, Head) for node, _ in entries):
         return False
+    shared = {edge for _, edge in entries}
     handles = []
-    for node in graph.order:
-        entries = [child is not None and graph.masks[child] == every for child, _ in graph.children[node]]
-        if graph.masks[node] != every and any(entries):
-            weight = weights[graph.rows_of(graph.masks[node])[0]]
-            handles.append(node.register_hook(_times(weight, entries)))
+    for node in dict.fromkeys(node for node, _ in entries):
+        weight = weights[graph.rows_of(graph.masks[node])[0]]
+        handles.append(node.register_hook(_times(weight, [edge in shared for edge in graph.children[node]])))
     try:
         torch.stack(list(losses)).sum().backward()
     finally:
