@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from polytask import MGDA, Equal, GradDrop, PCGrad
-from polytask.gradients import accumulate, chunked_gram, gramian, reaches, task_gradients
+from polytask import MGDA, Equal, GradDrop, PCGrad, RefreshEvery
+from polytask.gradients import accumulate, chunked_gram, fused_heads, gramian, reaches, task_gradients
 
 
 def two_heads(dtype=torch.float64):
@@ -338,3 +338,30 @@ def test_bounded_memory_makes_more_passes(layers_at_a_time, passes):
     balancer.memory = layers_at_a_time and layers_at_a_time * 2 * 64 * 64 * 4
     balancer.backward({"a": features.square().mean(), "b": features.abs().mean()})
     assert len(seen) == passes
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("hooked", [False, True])
+def test_kept_weights_act_as_on_a_measured_step(fused, hooked):
+    """Between measurements too a hook on the features acts once, and fused heads keep their plain gradients."""
+    torch.manual_seed(0)
+    lower, heads = nn.Linear(5, 12).double(), [nn.Linear(12, 1).double() for _ in range(3)]
+    x, leaves = torch.randn(6, 5, dtype=torch.float64), []
+    leaves = [*lower.parameters(), *(p for head in heads for p in head.parameters())]
+
+    def losses():
+        features = lower(x)
+        if hooked:
+            features.register_hook(lambda g: 2 * g)
+        outputs = fused_heads(features, heads) if fused else [head(features) for head in heads]
+        return {str(i): (output - i).square().mean() for i, output in enumerate(outputs)}
+
+    found = []
+    balancer = RefreshEvery(MGDA(), every=2, tasks=["0", "1", "2"])
+    for _ in range(2):
+        step = balancer.backward(losses())
+        found.append((step.gram is None, step.weights, [p.grad for p in leaves]))
+        for p in leaves:
+            p.grad = None
+    assert [kept for kept, _, _ in found] == [False, True]
+    torch.testing.assert_close(found[0][1:], found[1][1:])
