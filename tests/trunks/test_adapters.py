@@ -8,7 +8,7 @@ from torch import nn
 
 from polytask import MLP, Batch, MultiTaskModel, Task, UserError, train_step
 from polytask.balance import Equal
-from polytask.testing import check_trunk
+from polytask.testing import TRUNK_CHECKS, check_trunk
 from polytask.trunks import Adapters, Bottleneck, LoRA, MixedTasks, Parallel, Prefix, Prompt, TaskNorm, mixed_batch
 
 TASKS = ("a", "b", "c")
@@ -19,6 +19,7 @@ ZERO_AT_THE_START = {
     "norm": TaskNorm(),
 }
 TOKENS = {"prefix": Prefix(2), "prompt": Prompt(2)}
+ELSEWHERE = dict.fromkeys(["compiles", "exports"], "seen where all adapters are together")
 SEVERAL = [LoRA(2, targets=["in_proj"]), Bottleneck(2, targets=["linear2"]), TaskNorm(), Prefix(2), Parallel(2)]
 
 
@@ -59,7 +60,7 @@ def _without_fast_path(encoder, x):
 @pytest.mark.parametrize("adapter", [*ZERO_AT_THE_START.values(), *TOKENS.values(), SEVERAL], ids=str)
 class TestOnATransformer:
     def test_promises(self, adapter):
-        check_trunk(lambda: Adapters(transformer(), TASKS, adapter), torch.randn(8, 4, 8), TASKS)
+        check_trunk(lambda: Adapters(transformer(), TASKS, adapter), torch.randn(8, 4, 8), TASKS, exceptions=ELSEWHERE)
 
     @pytest.mark.parametrize("norm_first", [False, True])
     def test_evaluation_is_training_without_dropout(self, adapter, norm_first):
@@ -105,10 +106,17 @@ class TestOnATransformer:
         torch.testing.assert_close(trunk(x, TASKS), before, rtol=0, atol=0)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("check", ["compiles", "exports"])
+def test_all_adapters_together_in_one_graph(check):
+    TRUNK_CHECKS[check](lambda: Adapters(transformer(), TASKS, SEVERAL), torch.randn(8, 4, 8), TASKS)
+
+
 @pytest.mark.parametrize("adapter", [LoRA(2), Bottleneck(3), Parallel(3)], ids=str)
 @pytest.mark.parametrize("frozen", [True, False])
 def test_promises_on_an_mlp(adapter, frozen):
-    check_trunk(lambda: Adapters(MLP(3, [8, 6]), TASKS, adapter, frozen=frozen), torch.randn(8, 3), TASKS)
+    make = lambda: Adapters(MLP(3, [8, 6]), TASKS, adapter, frozen=frozen)  # noqa: E731
+    check_trunk(make, torch.randn(8, 3), TASKS, exceptions=ELSEWHERE)
 
 
 def test_lora_is_a_product_of_low_rank():

@@ -26,8 +26,9 @@ def transformer():
 
 
 def test_promises():
-    check_trunk(lambda: Branched(encoder(), TREE), torch.randn(8, 3), TASKS)
-    check_trunk(lambda: Branched(transformer(), TREE), torch.randn(8, 4, 8), TASKS)
+    elsewhere = dict.fromkeys(["compiles", "exports"], "seen on an MLP in test_every_trunk")
+    check_trunk(lambda: Branched(encoder(), TREE), torch.randn(8, 3), TASKS, exceptions=elsewhere)
+    check_trunk(lambda: Branched(transformer(), TREE), torch.randn(8, 4, 8), TASKS, exceptions=elsewhere)
 
 
 def test_one_group_everywhere_is_hard_sharing_bit_for_bit():

@@ -11,6 +11,7 @@ from polytask import MLP, UserError
 from polytask.testing import check_trunk
 from polytask.trunks import AITM, CGC, HardSharing, Hierarchical
 
+ELSEWHERE = dict.fromkeys(["compiles", "exports"], "seen on an MLP in test_every_trunk")
 TAPS = {"low": 0, "middle": 1, "high": 2}
 
 
@@ -28,11 +29,11 @@ def convolutions():
 
 class TestHierarchical:
     def test_promises(self):
-        tasks = tuple(TAPS)
-        check_trunk(lambda: Hierarchical(encoder(), TAPS), torch.randn(8, 3), tasks)
-        check_trunk(lambda: Hierarchical(transformer(), TAPS), torch.randn(8, 4, 8), tasks)
-        images = torch.randn(8, 1, 6, 6)
-        check_trunk(lambda: Hierarchical(convolutions(), TAPS, shortcuts={"high": ()}, out_features=7), images, tasks)
+        tasks, images = tuple(TAPS), torch.randn(8, 1, 6, 6)
+        check_trunk(lambda: Hierarchical(encoder(), TAPS), torch.randn(8, 3), tasks, exceptions=ELSEWHERE)
+        check_trunk(lambda: Hierarchical(transformer(), TAPS), torch.randn(8, 4, 8), tasks, exceptions=ELSEWHERE)
+        make = lambda: Hierarchical(convolutions(), TAPS, shortcuts={"high": ()}, out_features=7)  # noqa: E731
+        check_trunk(make, images, tasks, exceptions=ELSEWHERE)
 
     def test_a_low_task_gives_no_gradient_above_its_tap(self):
         trunk = Hierarchical(encoder(), TAPS)
@@ -101,12 +102,9 @@ class TestAITM:
         return AITM(HardSharing(MLP(3, [8])), self.order, widths=(6, 4))
 
     def test_promises(self):
-        check_trunk(self.make, torch.randn(8, 3), self.order)
-        check_trunk(
-            lambda: AITM(CGC(nn.Identity(), self.order, widths=(8,), features=3), self.order, widths=(16,)),
-            torch.randn(8, 3),
-            self.order,
-        )
+        on_experts = lambda: AITM(CGC(nn.Identity(), self.order, widths=(8,), features=3), self.order, widths=(16,))  # noqa: E731
+        for make in (self.make, on_experts):
+            check_trunk(make, torch.randn(8, 3), self.order, exceptions=ELSEWHERE)
 
     def test_features_against_numpy(self):
         trunk = self.make().double()

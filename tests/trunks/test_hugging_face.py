@@ -7,7 +7,7 @@ import torch
 
 from polytask import UserError
 from polytask.hugging_face import HuggingFaceEncoder
-from polytask.testing import check_trunk
+from polytask.testing import TRUNK_CHECKS, check_trunk
 from polytask.trunks import Adapters, Bottleneck, Conditioned, LoRA, MixedTasks, Parallel, TaskNorm
 
 transformers = pytest.importorskip("transformers", reason="needs transformers: the extra [text]")
@@ -45,7 +45,13 @@ def shaken(trunk):
 @pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda adapter: type(adapter).__name__)
 class TestAdapters:
     def test_promises(self, adapter):
-        check_trunk(lambda: Adapters(encoder(), TASKS, adapter), text(), TASKS)
+        elsewhere = dict.fromkeys(["compiles", "exports"], "a slow test of their own")
+        check_trunk(lambda: Adapters(encoder(), TASKS, adapter), text(), TASKS, exceptions=elsewhere)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("check", ["compiles", "exports"])
+    def test_in_one_graph(self, adapter, check):
+        TRUNK_CHECKS[check](lambda: Adapters(encoder(), TASKS, adapter), text(), TASKS)
 
     def test_starts_as_the_encoder_bit_for_bit(self, adapter):
         plain, x = encoder().eval(), text()
