@@ -45,6 +45,7 @@ LIBMTL_ARGUMENTS: dict[str, dict[str, Any]] = {  # the defaults of LibMTL/config
 }  # fmt: skip
 AT_FEATURES = ("GradNorm", "MGDA", "GradDrop", "IMTL")
 ONLY_AT_FEATURES = ("GradDrop",)
+LOSSES_ONLY = ("EW", "UW", "DWA", "RLW", "FAMO")
 
 
 def peer_cases(tasks: int) -> tuple[list[Case], list[str]]:
@@ -125,10 +126,11 @@ def libmtl_cases(tasks: int) -> list[Case]:
     _import_libmtl()
     cases = []
     for name in LIBMTL_ARGUMENTS:
+        kind = "loss balancers" if name in LOSSES_ONLY else "exact"
         if name not in ONLY_AT_FEATURES:
-            cases.append(Case(f"LibMTL {name}", "LibMTL", _libmtl_step(name, False)))
+            cases.append(Case(f"LibMTL {name}", f"LibMTL, {kind}", _libmtl_step(name, False)))
         if name in AT_FEATURES:
-            cases.append(Case(f"LibMTL {name} (rep_grad)", "LibMTL", _libmtl_step(name, True)))
+            cases.append(Case(f"LibMTL {name} (rep_grad)", "LibMTL, rep_grad", _libmtl_step(name, True)))
     return cases
 
 

@@ -19,7 +19,8 @@ BANDS = (  # group in the results, words in the summary and the figure, colour
     ("polytask, loss balancers", "polytask, losses only", "#1f77b4"),
     ("TorchJD, autojac", "TorchJD, defaults", "#d9822b"),
     ("TorchJD, other settings", "TorchJD, other settings", "#edb676"),
-    ("LibMTL", "LibMTL", "#a03060"),
+    ("LibMTL, exact", "LibMTL, exact", "#a03060"),
+    ("LibMTL, rep_grad", "LibMTL, rep_grad", "#d48aa8"),
 )
 SUMMARY = (
     "polytask UPGrad", "polytask MGDA", "polytask PCGrad", "polytask NashMTL", "polytask GradVac", "polytask GradDrop",
@@ -170,8 +171,9 @@ def draw(step: Results, path: Path) -> None:
         axis.set_yticks(range(len(BANDS)), [words for _, words, _ in reversed(BANDS)])
         axis.grid(axis="x", which="both", color="#eeeeee")
         axis.tick_params(labelsize=8)
+    for axis in list(axes.flat)[len(here) :]:
+        axis.axis("off")
     note = axes.flat[-1]
-    note.axis("off")
     note.text(0, 0.5, NOTE, fontsize=9, va="center")
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=110)

@@ -165,9 +165,8 @@ def table(results: dict[str, Any]) -> str:
              "|---|---|---|---|---|"]  # fmt: skip
     for key, (words, _) in METHODS.items():
         if key in results:
-            cells = [
-                c for s in SETTINGS if s in results[key] for c in (ends(results[key][s]), reached(results[key][s]))
-            ]
+            seen = [results[key].get(setting) for setting in SETTINGS]
+            cells = [cell for record in seen for cell in ((ends(record), reached(record)) if record else ("–", "–"))]
             lines.append(f"| {words} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -185,7 +184,9 @@ def draw(results: dict[str, Any], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     here = [key for key in METHODS if key in results]
-    figure, axes = plt.subplots(3, 5, figsize=(14, 8.4), sharex=True, sharey=True, layout="constrained")
+    lines = -(-len(here) // 5)
+    size = (14, 2.8 * lines)
+    figure, axes = plt.subplots(lines, 5, figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained")
     grid = np.stack(np.meshgrid(np.linspace(-10, 10, 200), np.linspace(-10, 10, 200)), axis=-1)
     total = losses_and_jacobian(grid.reshape(-1, 2), 0.1)[0].sum(1).reshape(200, 200)
     edge = front()

@@ -125,6 +125,22 @@ LINEAR = {
     "addmm, the bias is not a leaf": lambda: Lambda(
         lambda s, x: torch.addmm(s.b.tanh(), x, s.w), w=r(4, WIDTH), b=r(WIDTH)
     ),
+    "addmm, alpha and beta, transposed": lambda: Lambda(
+        lambda s, x: torch.addmm(s.b, x, s.w.t(), beta=0.5, alpha=2.0), w=r(WIDTH, 4), b=r(WIDTH)
+    ),
+    "addmm, a bias per row, transposed": lambda: Lambda(
+        lambda s, x: torch.addmm(s.b, x, s.w.t()), w=r(WIDTH, 4), b=r(ROWS, WIDTH)
+    ),
+    "addmm, one bias, transposed": lambda: Lambda(lambda s, x: torch.addmm(s.b, x, s.w.t()), w=r(WIDTH, 4), b=r(1)),
+    "addmm, a column of biases, transposed": lambda: Lambda(
+        lambda s, x: torch.addmm(s.b, x, s.w.t()), w=r(WIDTH, 4), b=r(ROWS, 1)
+    ),
+    "addmm, the weight is not a leaf, transposed": lambda: Lambda(
+        lambda s, x: torch.addmm(s.b, x, s.w.tanh().t()), w=r(WIDTH, 4), b=r(WIDTH)
+    ),
+    "addmm, the bias is not a leaf, transposed": lambda: Lambda(
+        lambda s, x: torch.addmm(s.b.tanh(), x, s.w.t()), w=r(WIDTH, 4), b=r(WIDTH)
+    ),
     "the bias is also the scale": lambda: Lambda(
         lambda s, x: s.linear(x) * s.linear.bias, linear=nn.Linear(4, WIDTH)
     ),

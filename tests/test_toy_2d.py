@@ -8,6 +8,8 @@ from benchmarks.toy_2d import CAGRAD, METHODS, NAMES, NASH, losses_and_jacobian,
 
 POINTS = np.concatenate([np.random.default_rng(0).uniform(-10, 10, (200, 2)), NASH])  # (0, 0) is a kink
 
+ON_THE_FRONT = pytest.mark.filterwarnings("ignore:.*Pareto-stationary:RuntimeWarning")  # where the paths end
+
 
 def by_torch(x, scale):
     """The losses as the authors write them."""
@@ -55,8 +57,8 @@ def test_the_front_is_where_the_gradients_oppose_each_other():
     assert not on_front(edge + np.array([15.0, 0.0])).any()
 
 
+@ON_THE_FRONT
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:CAGrad. Pareto-stationary:RuntimeWarning")  # that is where it ends
 @pytest.mark.parametrize("key", ["equal", "cagrad"])
 def test_the_mean_is_what_cagrad_and_the_sum_minimise(key):
     small = run(METHODS[key][1], 0.1, NASH[[0, 3]], 50_000)[-1]
@@ -65,6 +67,7 @@ def test_the_mean_is_what_cagrad_and_the_sum_minimise(key):
     np.testing.assert_allclose(plain, [[0.0, -8.355]], atol=0.01)
 
 
+@ON_THE_FRONT
 @pytest.mark.slow
 @pytest.mark.parametrize("key", ["nashmtl", "unit"])
 def test_mirrored_starts_end_mirrored_whatever_the_scale(key):
@@ -74,6 +77,7 @@ def test_mirrored_starts_end_mirrored_whatever_the_scale(key):
     np.testing.assert_allclose(left[0], -right[0], rtol=0.05)
 
 
+@ON_THE_FRONT
 @pytest.mark.slow
 @pytest.mark.parametrize("key", ["mgda", "imtlg", "alignedmtl"])
 def test_who_reaches_the_front_from_everywhere(key):
