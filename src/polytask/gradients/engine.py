@@ -201,8 +201,11 @@ def _in_passes(losses: Sequence[Tensor], shared: Sequence[Reach], single: Own, m
 
 def total_gram(blocks: Sequence[SharedBlock], tasks: int, grams: Sequence[Tensor] | None = None) -> Tensor:
     """The Gramian (T, T) over all blocks; a task outside a block contributes nothing to it."""
+    grams = grams or [block.gram() for block in blocks]
+    if len(blocks) == 1 and len(blocks[0].rows) == tasks:
+        return grams[0]
     total = torch.zeros(tasks, tasks, dtype=torch.float64)
-    for block, gram in zip(blocks, grams or [b.gram() for b in blocks], strict=True):
+    for block, gram in zip(blocks, grams, strict=True):
         rows = torch.tensor(block.rows)
         total[rows[:, None], rows] += gram
     return total

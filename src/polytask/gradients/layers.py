@@ -111,11 +111,11 @@ def _linear(node: Any, weight: Tensor | None, bias: Tensor | None, inputs: Tenso
         return None
     if bias is not None and bias.shape != weight.shape[:1]:  # a broadcast bias keeps its own gradient
         bias = None
-    rows, edge = len(inputs), GradientEdge(node, 0)
-    if ghost_pays(rows, weight.shape[1], weight.shape[0], tasks):
+    (rows, features), edge = inputs.shape, GradientEdge(node, 0)
+    if ghost_pays(rows, features, weight.shape[0], tasks):
         return Ghost(edge, weight, bias, _full(inputs), tasks)
     # with many more rows than inputs the derivatives would take more room than the gradients that come of them
-    if inputs.dtype in FLOATS and inputs.dtype == weight.dtype and rows <= 4 * weight.shape[1]:
+    if inputs.dtype in FLOATS and inputs.dtype == weight.dtype and rows <= 4 * features:
         return Outer(edge, weight, bias, inputs, tasks)
     return None
 

@@ -87,32 +87,36 @@ class Outer(Part):
         inputs: A (N, i).
     """
 
-    def __init__(self, target: GradientEdge, weight: Tensor, bias: Tensor | None, inputs: Tensor, tasks: int) -> None:
+    def __init__(
+        self, target: GradientEdge, weight: Tensor, bias: Tensor | None, inputs: Tensor, tasks: int
+    ) -> None:
         super().__init__(target, (weight,) if bias is None else (weight, bias), tasks)
         self.inputs = inputs
-        self.matrices = tuple(_rows_for(leaf, tasks) for leaf in self.leaves)
+        self.sizes = [leaf.numel() for leaf in self.leaves]
+        self.matrix = inputs.new_empty(tasks, sum(self.sizes))  # weight and bias side by side
+        self.weight = self.matrix[:, : self.sizes[0]].view(tasks, *weight.shape)
+        self.bias = self.matrix[:, self.sizes[0] :]
 
     def take(self, row: int, derivatives: Tensor | None) -> None:
         if derivatives is None:
-            for matrix in self.matrices:
-                matrix[row] = 0
+            self.matrix[row] = 0
             return
-        d = derivatives.reshape(len(derivatives), len(self.inputs), -1)  # (c, N, o)
-        weight, *bias = (matrix[row : row + len(d)] for matrix in self.matrices)
-        into = weight.view(len(d), *self.leaves[0].shape)
-        torch.bmm(d.transpose(1, 2), self.inputs.expand(len(d), -1, -1), out=into)
-        for rows in bias:
-            torch.sum(d, 1, out=rows)
+        count, rows = derivatives.shape[0], self.inputs.shape[0]
+        d = derivatives.reshape(count, rows, -1)  # (c, N, o)
+        here = slice(row, row + count)
+        torch.bmm(d.transpose(1, 2), self.inputs.expand(count, -1, -1), out=self.weight[here])
+        if len(self.sizes) == 2:
+            torch.sum(d, 1, out=self.bias[here])
 
     def gram(self) -> Tensor:
-        return torch.stack([chunked_gram(matrix) for matrix in self.matrices]).sum(0)
+        return chunked_gram(self.matrix)
 
     def weighted(self, weights: Tensor) -> tuple[Tensor, ...]:
-        pairs = zip(self.leaves, self.matrices, strict=True)
-        return tuple((weights.to(matrix) @ matrix).view_as(leaf) for leaf, matrix in pairs)
+        parts = (weights.to(self.matrix) @ self.matrix).split(self.sizes)
+        return tuple(part.view(leaf.shape) for leaf, part in zip(self.leaves, parts, strict=True))
 
     def dense(self) -> tuple[Tensor, ...]:
-        return self.matrices
+        return self.matrix.split(self.sizes, 1)
 
 
 class Ghost(Part):
