@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 
@@ -49,9 +50,9 @@ def costs(
 def flops(network: nn.Module, inputs: Any, tasks: Sequence[str]) -> int:
     """Operations of one forward pass for these tasks."""
     training, fast = network.training, torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # its one fused kernel would not be counted
+    torch.backends.mha.set_fastpath_enabled(False)  # fused kernels would not be counted
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             network.eval()(inputs, tasks)
     finally:
         network.train(training)

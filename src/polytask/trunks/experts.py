@@ -15,6 +15,8 @@ from polytask.encoders import channel_axis, copies, out_width
 from polytask.errors import UserError
 from polytask.trunks.base import Mixing, Trunk
 
+THIN = 64  # columns; a product with fewer keeps a processor waiting (benchmarks/experts.py)
+
 
 class BatchedLinear(nn.Module):
     """E linear layers of one size in one product: (E or 1, B, features) -> (E, B, width).
@@ -35,7 +37,11 @@ class BatchedLinear(nn.Module):
         nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, rows: Tensor) -> Tensor:
-        return torch.baddbmm(self.bias, rows.expand(len(self.weight), -1, -1), self.weight)
+        if len(rows) > 1 or self.bias.shape[-1] >= THIN:
+            return torch.baddbmm(self.bias, rows.expand(len(self.weight), -1, -1), self.weight)
+        # the same rows for all layers: (B, features) by (features, E width) is faster than E thin products
+        joined = torch.addmm(self.bias.flatten(), rows[0], self.weight.transpose(0, 1).flatten(1))
+        return joined.unflatten(1, (len(self.weight), -1)).transpose(0, 1)
 
 
 class Experts(nn.Module):
