@@ -365,3 +365,27 @@ def test_kept_weights_act_as_on_a_measured_step(fused, hooked):
             p.grad = None
     assert [kept for kept, _, _ in found] == [False, True]
     torch.testing.assert_close(found[0][1:], found[1][1:])
+
+
+@pytest.mark.parametrize("tasks", [3, 5])
+def test_own_parameters_of_tasks_that_are_stacked_stay_their_own(tasks):
+    """As adapters are, when rows of several tasks pass together: the graph shows every loss reaching every one."""
+    torch.manual_seed(0)
+    lower = nn.Linear(4, 6).double()
+    own = [nn.Parameter(torch.randn(6, 6, dtype=torch.float64)) for _ in range(tasks)]
+    heads = [nn.Linear(6, 1).double() for _ in range(tasks)]
+    x = torch.randn(7, 4, dtype=torch.float64)
+
+    def losses(stacked):
+        features = lower(x)
+        adapted = features @ torch.stack(own) if stacked else [features @ matrix for matrix in own]
+        return {str(i): (heads[i](adapted[i]) - i).square().mean() for i in range(tasks)}
+
+    leaves = [*lower.parameters(), *own, *(p for head in heads for p in head.parameters())]
+    found = []
+    for stacked in (False, True):
+        for p in leaves:
+            p.grad = None
+        step = MGDA().backward(losses(stacked))
+        found.append((step.gram, step.weights, [p.grad for p in leaves]))
+    torch.testing.assert_close(found[0], found[1])

@@ -62,7 +62,7 @@ class SharedBlock:
 
 
 def by_what_arrived(blocks: Sequence[SharedBlock]) -> tuple[list[SharedBlock], list[tuple[Tensor, Tensor]]]:
-    """The blocks below compiled code, divided by which tasks really reach which parameters.
+    """Blocks of parameters that the graph cannot tell apart, divided by which tasks really reach which of them.
 
     A task whose gradient of a parameter is exactly zero while it is not zero elsewhere does not reach that parameter.
 
@@ -72,13 +72,15 @@ def by_what_arrived(blocks: Sequence[SharedBlock]) -> tuple[list[SharedBlock], l
     kept: list[SharedBlock] = []
     own: list[tuple[Tensor, Tensor]] = []
     for block in blocks:
-        arrived = [torch.stack([m.any(1) for m in part.dense()]).any(0) for part in block.parts]
+        everyone = torch.ones(len(block.rows), dtype=torch.bool)
+        arrived = [p.matrix.any(1).cpu() if isinstance(p, Direct) else everyone for p in block.parts]
         silent = ~torch.stack(arrived).any(0)  # a task without any gradient stays where it seems to be
         groups: dict[tuple[int, ...], list[Part]] = {}
         for part, met in zip(block.parts, arrived, strict=True):
             places = (met | silent).nonzero().flatten()
             if len(places) > 1:
-                groups.setdefault(tuple(places.tolist()), []).append(part.chosen(places))
+                some = part.chosen(places) if isinstance(part, Direct) else part
+                groups.setdefault(tuple(places.tolist()), []).append(some)
             else:
                 own += zip(part.leaves, part.weighted((met | silent).double()), strict=True)
         kept += [SharedBlock(tuple(block.rows[p] for p in places), tuple(parts)) for places, parts in groups.items()]

@@ -87,12 +87,12 @@ def task_gradients(
     heads = _entrance(graph) if len(losses) >= FEWEST_TOGETHER and blocks else None
     if heads is None:
         plain = _one_by_one(losses, blocks, single, keep_graph)
-        if graph.opaque():
-            blocks, found_own = by_what_arrived(blocks)
-            plain += found_own if own else []
-        return TaskGradients(tuple(blocks), tuple(plain))
-    features, plain = _read_heads(losses, heads, heads.entrance, single, keep_graph)
-    _pull_together(features, heads.entrance, blocks[0], keep_graph)
+    else:
+        features, plain = _read_heads(losses, heads, heads.entrance, single, keep_graph)
+        _pull_together(features, heads.entrance, blocks[0], keep_graph)
+    if graph.blended():
+        blocks, apart = by_what_arrived(blocks)
+        plain += apart if own else []
     return TaskGradients(tuple(blocks), tuple(plain))
 
 

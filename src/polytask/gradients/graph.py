@@ -90,9 +90,17 @@ class Graph:
         """Whether the shared part consists of operations in `BATCHED`, without sparse gradients."""
         return all(node.name() in BATCHED and not getattr(node, "_saved_sparse", False) for node in self.shared())
 
-    def opaque(self) -> bool:
-        """Whether a node is a whole compiled model, so that every loss seems to reach all of its parameters."""
-        return any(node.name() == "CompiledFunctionBackward" for node in self.shared())
+    def blended(self) -> bool:
+        """Whether losses may seem to reach parameters that they do not: one node is a whole compiled model, or several
+        tasks' own parameters are stacked to be used together."""
+        return any(
+            node.name() == "CompiledFunctionBackward"
+            or (
+                node.name() in ("StackBackward0", "CatBackward0")
+                and sum(hasattr(child, "variable") for child, _ in self.children[node]) > 1
+            )
+            for node in self.shared()
+        )
 
 
 def walk(losses: Sequence[Tensor], stop: Sequence[GradientEdge] = ()) -> Graph:

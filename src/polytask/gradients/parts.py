@@ -43,13 +43,6 @@ class Part(ABC):
     def dense(self) -> tuple[Tensor, ...]:
         """For each leaf its task gradients, (T, numel)."""
 
-    def chosen(self, rows: Tensor) -> Part:
-        """The same for some of the tasks."""
-        (leaf,), (matrix,) = self.leaves, self.dense()
-        part = Direct(leaf, len(rows))
-        part.matrix = matrix[rows]
-        return part
-
     def shaped(self, leaf: Tensor, vector: Tensor) -> Tensor:
         """A vector (numel,) of one leaf as its gradient."""
         return torch.view_as_complex(vector.view(*leaf.shape, 2)) if leaf.is_complex() else vector.view_as(leaf)
@@ -78,6 +71,12 @@ class Direct(Part):
 
     def dense(self) -> tuple[Tensor, ...]:
         return (self.matrix,)
+
+    def chosen(self, rows: Tensor) -> Direct:
+        """The same for some of the tasks."""
+        part = Direct(self.leaves[0], len(rows))
+        part.matrix = self.matrix[rows]
+        return part
 
 
 class Outer(Part):
