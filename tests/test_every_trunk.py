@@ -20,6 +20,7 @@ from polytask.trunks import (
     Branched,
     Conditioned,
     CrossStitch,
+    DescribedMoE,
     DSelectK,
     Grouped,
     HardSharing,
@@ -34,6 +35,7 @@ from polytask.trunks import (
     SparseMoE,
     TaskToken,
 )
+from polytask.trunks.descriptors import Embedding
 
 TASKS = ("a", "b", "c", "d")
 BUILD = {
@@ -47,6 +49,7 @@ BUILD = {
     "mtan": lambda: MTAN(MLP(3, [8, 6]), TASKS),
     "tasktoken": lambda: TaskToken(MLP(3, [8, 6]), TASKS, width=8, heads=2),
     "omoe": lambda: OMoE(nn.Identity(), TASKS, experts=3, widths=(8,), features=3),
+    "describedmoe": lambda: DescribedMoE(nn.Identity(), TASKS, Embedding(TASKS), experts=3, widths=(8,), features=3),
     "mmoe": lambda: MMoE(nn.Identity(), TASKS, experts=3, widths=(8,), features=3),
     "cgc": lambda: CGC(nn.Identity(), TASKS, widths=(8,), features=3),
     "ple": lambda: PLE(nn.Identity(), TASKS, levels=3, widths=(8,), features=3),
@@ -136,11 +139,12 @@ def test_every_parameter_that_a_loss_reaches_moves(name, balancer):
     net = model(name)
     options = {"weights": dict.fromkeys(TASKS, 0.5)} if balancer == "manual" else None
     balance = make_balancer(balancer, TASKS, options, sizes={"a": 90, "b": 30, "c": 60, "d": 20})
+    balance.attach(net.parameters())
     optimizer = torch.optim.Adam([*net.parameters(), *balance.parameters()], lr=0.01)
     parameters = [*net.named_parameters(), *balance.named_parameters()]
     before = {n: p.detach().clone() for n, p in parameters}
     for _ in range(4):
-        step = train_step(net, KINDS, [batch()], balance, optimizer)
+        step = train_step(net, KINDS, [batch()], balance, optimizer, draw=lambda: [batch()])
         assert step.skipped is None
     still = [n for n, p in parameters if torch.equal(p, before[n])]
     assert not still

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from polytask import MLP, HardSharing, MMoE, UserError
-from polytask.trunks import CGC, PLE, DSelectK, OMoE, SoftModules, SparseMoE
+from polytask.trunks import CGC, PLE, DescribedMoE, DSelectK, OMoE, SoftModules, SparseMoE
+from polytask.trunks.descriptors import OneHot
 from polytask.trunks.dselect import DSelectGate, binary_codes, smooth_step
 from polytask.trunks.experts import Experts
 
@@ -103,6 +104,21 @@ def test_tied_gates_are_one_gate():
     for name in TASKS:
         assert torch.equal(one(x, TASKS)[name], many(x, TASKS)[name])
     assert torch.equal(one(x, TASKS)["a"], one(x, TASKS)["b"])
+
+
+def test_a_gate_that_is_told_a_unit_vector_is_a_gate_with_a_bias_each():
+    told = DescribedMoE(MLP(3, [5]), TASKS, OneHot(TASKS), experts=3, widths=(4,))
+    many = MMoE(MLP(3, [5]), TASKS, experts=3, widths=(4,))
+    many.stem.load_state_dict(told.stem.state_dict())
+    many.experts.load_state_dict(told.experts.state_dict())
+    with torch.no_grad():
+        for t, gate in enumerate(many.gates):
+            gate.weight.copy_(told.router.weight[:, :5])
+            gate.bias.copy_(told.router.bias + told.router.weight[:, 5 + t])
+    x = torch.randn(6, 3)
+    for name in TASKS:
+        torch.testing.assert_close(told(x, TASKS)[name], many(x, TASKS)[name])
+    assert not torch.equal(told(x, TASKS)["a"], told(x, TASKS)["b"])
 
 
 def test_one_expert_of_any_kind_is_hard_sharing():

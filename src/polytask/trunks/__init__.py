@@ -17,7 +17,7 @@ from polytask.trunks.grouped import Grouped, Separate
 from polytask.trunks.hard import HardSharing
 from polytask.trunks.hierarchical import Hierarchical
 from polytask.trunks.learning_to_branch import LearningToBranch
-from polytask.trunks.mmoe import MMoE, OMoE
+from polytask.trunks.mmoe import DescribedMoE, MMoE, OMoE
 from polytask.trunks.modules import SoftModules
 from polytask.trunks.mtan import MTAN
 from polytask.trunks.nddr import NDDR
@@ -30,7 +30,7 @@ from polytask.trunks.task_token import TaskToken
 
 METHODS: tuple[type[Trunk], ...] = (
     Separate, HardSharing, Grouped, SoftSharing, CrossStitch, Sluice, NDDR, MTAN, TaskToken,
-    OMoE, MMoE, CGC, PLE, DSelectK, SparseMoE, SoftModules, Conditioned, Adapters,
+    OMoE, MMoE, DescribedMoE, CGC, PLE, DSelectK, SparseMoE, SoftModules, Conditioned, Adapters,
     Branched, LearningToBranch, AdaShare, Hierarchical, AITM,
 )  # fmt: skip
 
@@ -45,6 +45,7 @@ __all__ = [
     "Conditioned",
     "CrossStitch",
     "DSelectK",
+    "DescribedMoE",
     "Embedding",
     "Grouped",
     "HardSharing",

@@ -1,4 +1,4 @@
-"""Mixtures of experts with softmax gates: one gate for all tasks, or one gate each."""
+"""Mixtures of experts with softmax gates: one for all tasks, one each, or one that is told the task."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from polytask.trunks.descriptors import TaskDescriptor
 from polytask.trunks.experts import Mixture
 
 
@@ -48,3 +49,31 @@ class MMoE(Mixture):
 
     def parts(self) -> Mapping[str, Sequence[str]]:
         return {f"gates.{number}": (name,) for number, name in enumerate(self.names)}
+
+
+class DescribedMoE(Mixture):
+    """A mixture of experts whose one gate reads the task's description: f_t = sum_e softmax(W [x; z_t])_e E_e(x).
+
+    Where descriptions are given (`Metadata`) the gate can serve tasks that it was not trained on.
+
+    Args:
+        stem: from the inputs to the features x; shared.
+        tasks: their names.
+        descriptor: gives z_t (`descriptors.OneHot`, `Embedding`, `Metadata`).
+        options: `experts`, `widths`, `dropout`, `expert`, `features`: see `Mixture`.
+
+    >>> from polytask import MLP
+    >>> from polytask.trunks.descriptors import OneHot
+    >>> trunk = DescribedMoE(MLP(3, [8]), ["a", "b"], OneHot(["a", "b"]), experts=2, widths=(4,))
+    >>> trunk(torch.zeros(5, 3), ["b"])["b"].shape
+    torch.Size([5, 4])
+    """
+
+    def __init__(self, stem: nn.Module, tasks: Sequence[str], descriptor: TaskDescriptor, **options: Any) -> None:
+        super().__init__(stem, tasks, **options)
+        self.descriptor = descriptor
+        self.router = nn.Linear(self.features + descriptor.width, self.experts.count)
+
+    def gate(self, rows: Tensor, name: str) -> Tensor:
+        description = self.descriptor([name]).to(rows.dtype).expand(len(rows), -1)
+        return torch.softmax(self.router(torch.cat([rows, description], dim=1)), dim=-1)
