@@ -20,8 +20,9 @@ from polytask.gradients.parts import Direct, Part
 # A compiled encoder whose first backward was a plain one would otherwise refuse every later one that keeps its graph.
 torch._functorch.config.donated_buffer = False
 
-TOGETHER = 8  # tasks pulled back in one product: more take more memory and are not faster (benchmarks/step.py)
-FEWEST_TOGETHER = 4  # below this a loop is faster
+TOGETHER = 16  # tasks pulled back in one product, where a batch is too small to fill the machine by itself
+FEW_ROWS = 128  # so small a batch; a larger one is as fast in a loop, which takes less memory
+MANY_TASKS = 4  # from which on linear heads are worth being read as one layer
 
 
 Own = Mapping[int, tuple[Tensor, ...]]
@@ -84,22 +85,23 @@ def task_gradients(
         if sum(sizes) > memory:
             return _in_passes(losses, shared, single, memory)
     blocks = [SharedBlock(g.rows, tuple(parts_of(graph, g, dense=dense))) for g in shared]
-    heads = _entrance(graph) if len(losses) >= FEWEST_TOGETHER and blocks else None
+    heads = _heads_of_all(graph) if len(losses) >= MANY_TASKS and blocks else None
     if heads is None:
         plain = _one_by_one(losses, blocks, single, keep_graph)
     else:
         features, plain = _read_heads(losses, heads, heads.entrance, single, keep_graph)
-        _pull_together(features, heads.entrance, blocks[0], keep_graph)
+        together = TOGETHER if len(heads.features) <= FEW_ROWS and graph.batched() else 1
+        _pull_back_all(features, heads.entrance, blocks[0], together, keep_graph)
     if graph.blended():
         blocks, apart = by_what_arrived(blocks)
         plain += apart if own else []
     return TaskGradients(tuple(blocks), tuple(plain))
 
 
-def _entrance(graph: Graph) -> LinearHeads | None:
-    """The linear heads through which alone all losses enter one shared part, if tasks can go through it together."""
+def _heads_of_all(graph: Graph) -> LinearHeads | None:
+    """The linear heads through which alone all losses enter one shared part, if there are such."""
     point = graph.entrance()
-    return linear_heads(graph, point) if point is not None and graph.batched() and not hooked(point) else None
+    return linear_heads(graph, point) if point is not None and not hooked(point) else None
 
 
 def _at_representation(
@@ -176,16 +178,22 @@ def _read_heads(
     return part, plain + [(leaf, gradient) for leaf, gradient in rest if gradient is not None]
 
 
-def _pull_together(features: Factored, entrance: GradientEdge, block: SharedBlock, keep_graph: bool) -> None:
-    """The shared part for several tasks at once."""
+def _pull_back_all(
+    features: Factored, entrance: GradientEdge, block: SharedBlock, together: int, keep_graph: bool
+) -> None:
+    """From the features down, so many tasks at a time."""
     targets: list[Any] = [part.target for part in block.parts]
-    for start in range(0, features.tasks, TOGETHER):
-        stop = min(start + TOGETHER, features.tasks)
+    for start in range(0, features.tasks, together):
+        stop = min(start + together, features.tasks)
         some = features.rows(start, stop)
-        keep = keep_graph or stop < features.tasks
-        results = torch.autograd.grad(entrance, targets, some, retain_graph=keep, is_grads_batched=True)
-        for part, derivatives in zip(block.parts, results, strict=True):
-            part.take(start, derivatives)
+        keep, batched = keep_graph or stop < features.tasks, together > 1
+        if batched:
+            results = torch.autograd.grad(entrance, targets, some, retain_graph=keep, is_grads_batched=True)
+            for part, derivatives in zip(block.parts, results, strict=True):
+                part.take(start, derivatives)
+        else:
+            results = torch.autograd.grad(entrance, targets, some[0], retain_graph=keep, allow_unused=True)
+            _hand_out(results, [(start, part) for part in block.parts], ())
 
 
 def _in_passes(losses: Sequence[Tensor], shared: Sequence[Reach], single: Own, memory: int) -> TaskGradients:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -105,8 +106,8 @@ class Factored(Part):
         super().__init__(point, (point,) if isinstance(point, Tensor) else (), len(heads.edges))
         self.weights = torch.cat([weight.detach() for weight in heads.weights])  # W (O, d)
         self.derivatives = torch.cat(list(derivatives), 1)  # R (N, O)
-        sizes = torch.tensor([len(weight) for weight in heads.weights], device=self.weights.device)
-        self.task = torch.repeat_interleave(torch.arange(self.tasks, device=sizes.device), sizes)  # of each output (O,)
+        self.sizes = [weight.shape[0] for weight in heads.weights]
+        self.starts = [0, *accumulate(self.sizes)]  # where each task's outputs begin
 
     def take(self, row: int, derivatives: Tensor | None) -> None:
         raise AssertionError("made with what it keeps")
@@ -115,19 +116,22 @@ class Factored(Part):
         products = (self.derivatives.T @ self.derivatives).double() * (self.weights @ self.weights.T).double()
         if len(products) == self.tasks:
             return products
-        rows = products.new_zeros(self.tasks, len(products)).index_add_(0, self.task, products)
-        return products.new_zeros(self.tasks, self.tasks).index_add_(1, self.task, rows)
+        sizes = torch.tensor(self.sizes, device=products.device)
+        task = torch.repeat_interleave(torch.arange(self.tasks, device=products.device), sizes)  # of each output
+        rows = products.new_zeros(self.tasks, len(products)).index_add_(0, task, products)
+        return products.new_zeros(self.tasks, self.tasks).index_add_(1, task, rows)
 
     def weighted(self, weights: Tensor) -> tuple[Tensor, ...]:
-        return ((self.derivatives * weights.to(self.derivatives)[self.task]) @ self.weights,)
+        sizes = torch.tensor(self.sizes, device=self.derivatives.device)
+        factors = weights.to(self.derivatives).repeat_interleave(sizes)
+        return ((self.derivatives * factors) @ self.weights,)
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Z of the tasks from `start` to before `stop`: (c, N, d)."""
-        chosen = (self.task >= start) & (self.task < stop)
-        left, right = self.derivatives[:, chosen], self.weights[chosen]
+        outputs = slice(self.starts[start], self.starts[stop])
+        left, right, sizes = self.derivatives[:, outputs], self.weights[outputs], self.sizes[start:stop]
         if len(right) == stop - start:  # one output each: an outer product
             return left.T[:, :, None] * right[:, None, :]
-        sizes = [int((self.task == task).sum()) for task in range(start, stop)]
         return torch.stack([r @ w for r, w in zip(left.split(sizes, 1), right.split(sizes), strict=True)])
 
     def dense(self) -> tuple[Tensor, ...]:
