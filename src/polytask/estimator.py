@@ -39,7 +39,7 @@ class MultiTaskEstimator:
     Args:
         tasks: names of the columns of Y, a mapping to their kinds ({"buy": "binary", "dwell": None}), or Tasks whose
             names and kinds are used; None takes all columns of Y and infers their kinds.
-        trunk: what is shared, "hard" or "mmoe".
+        trunk: what is shared: "hard", "mmoe", "ple" ... (`table.recipe.TRUNKS`).
         balancer: how the tasks agree, a name of `polytask methods`.
         kinds: kinds of feature columns where inference is wrong.
         validation_fraction: share of the rows on which the best epoch is chosen.
