@@ -35,11 +35,21 @@ class UPGrad(PreferenceBalancer):
         super().__init__(preference)
 
     def weigh(self, gram: Tensor, losses: Tensor, rows: Tensor) -> Tensor:
-        moving, norms, between = cosines(gram.numpy())
-        weights = np.zeros(len(gram))
-        wanted = self.preferred(rows)[moving] * norms  # P(g_i) = |g_i| P(g_i / |g_i|)
-        weights[moving] = wanted @ project_on_dual_cone(between, np.eye(len(moving))) / norms
-        return torch.from_numpy(weights)
+        return torch.from_numpy(projected_each(gram.numpy(), self.preferred(rows)))
+
+
+def projected_each(gram: Array, preference: Array) -> Array:
+    """Weights of the preferred sum of the rows, each projected on the dual cone of all."""
+    squares = gram.diagonal()
+    if (gram >= 0).all():  # nothing conflicts
+        return np.where(squares > 0, preference, 0.0)
+    if len(gram) == 2:  # each loses its part along the other
+        return preference - preference[::-1] * gram[0, 1] / squares
+    moving, norms, between = cosines(gram)
+    weights = np.zeros(len(gram))
+    wanted = preference[moving] * norms  # P(g_i) = |g_i| P(g_i / |g_i|)
+    weights[moving] = wanted @ project_on_dual_cone(between, np.eye(len(moving))) / norms
+    return weights
 
 
 class DualProj(PreferenceBalancer):

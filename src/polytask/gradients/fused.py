@@ -44,6 +44,9 @@ class FusedHeads(torch.autograd.Function):
         return (below, None, *by_weight, *by_bias)
 
 
+FUSED = FusedHeads._backward_cls  # type: ignore[attr-defined]
+
+
 class Head:
     """One output of a fused node, as if it were the node of a Linear of its own: edges to bias, features, weight."""
 
@@ -71,10 +74,12 @@ class Head:
         return hash((self.node, self.output))
 
 
-def unfused(edge: tuple[Any, int]) -> tuple[Any, int]:
-    """The edge, or for one output of fused heads the edge to its own head."""
-    node, number = edge
-    return (Head(node, number), 0) if node is not None and node.name() == NODE else edge
+def unfused(edges: Sequence[tuple[Any, int]]) -> Sequence[tuple[Any, int]]:
+    """The edges; one that leads to an output of fused heads leads to its own head."""
+    for node, _ in edges:
+        if type(node) is FUSED:
+            return [(Head(n, number), 0) if type(n) is FUSED else (n, number) for n, number in edges]
+    return edges
 
 
 def fused_heads(features: Tensor, heads: Sequence[nn.Module]) -> list[Tensor]:

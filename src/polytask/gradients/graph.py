@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from polytask.gradients.fused import NODE, unfused
+from polytask.gradients.fused import unfused
 
 # Operations that vmap runs as one product over all tasks; anything else (convolutions, attention, compiled or custom
 # functions) is faster or only possible in a loop. A fixed list and no stop-watch: the same run must give the same bits.
@@ -42,7 +42,7 @@ class Graph:
 
     roots: tuple[Any, ...]
     order: list[Any] = field(default_factory=list)
-    children: dict[Any, tuple[tuple[Any, int], ...]] = field(default_factory=dict)
+    children: dict[Any, Sequence[tuple[Any, int]]] = field(default_factory=dict)
     masks: dict[Any, int] = field(default_factory=dict)
     parents: dict[Any, int] = field(default_factory=dict)
 
@@ -109,7 +109,7 @@ def walk(losses: Sequence[Tensor], stop: Sequence[GradientEdge] = ()) -> Graph:
     Args:
         stop: edges at which the walk does not go on.
     """
-    graph = Graph(tuple(unfused((loss.grad_fn, loss.output_nr))[0] for loss in losses))
+    graph = Graph(tuple(node for node, _ in unfused([(loss.grad_fn, loss.output_nr) for loss in losses])))
     closed = {(edge.node, edge.output_nr) for edge in stop}
     children, order, parents, masks = graph.children, graph.order, graph.parents, graph.masks
     for root in graph.roots:
@@ -139,11 +139,9 @@ def walk(losses: Sequence[Tensor], stop: Sequence[GradientEdge] = ()) -> Graph:
     return graph
 
 
-def _open(node: Any, closed: set[tuple[Any, int]]) -> tuple[tuple[Any, int], ...]:
-    edges: tuple[tuple[Any, int], ...] = node.next_functions
-    if any(child is not None and child.name() == NODE for child, _ in edges):
-        edges = tuple(unfused(edge) for edge in edges)
-    return tuple(edge for edge in edges if edge not in closed) if closed else edges
+def _open(node: Any, closed: set[tuple[Any, int]]) -> Sequence[tuple[Any, int]]:
+    edges = unfused(node.next_functions)
+    return [edge for edge in edges if edge not in closed] if closed else edges
 
 
 def reaches(losses: Sequence[Tensor]) -> list[Reach]:
