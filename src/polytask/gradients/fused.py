@@ -44,7 +44,7 @@ class FusedHeads(torch.autograd.Function):
         return (below, None, *by_weight, *by_bias)
 
 
-FUSED = FusedHeads._backward_cls  # type: ignore[attr-defined]
+FUSED = FusedHeads._backward_cls
 
 
 class Head:
