@@ -35,7 +35,7 @@ LAYERS = [
     ["config", "reports"],
     ["study"],
     ["estimator", "datasets", "domains"],
-    ["testing"],
+    ["testing", "plot"],
     ["cli"],
     ["__main__"],
 ]
