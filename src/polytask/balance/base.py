@@ -19,6 +19,7 @@ from polytask.records import Step
 At = Tensor | Sequence[Tensor] | None
 Losses = Mapping[str, Tensor]
 Closure = Callable[[], Losses]
+CHUNK = 65_536  # columns that an element-wise formula works on at a time
 
 
 class RefusedLoss(UserError):
@@ -307,7 +308,8 @@ class JacobianBalancer(_MeasuringBalancer):
     """Sees every number of the task gradients; for the few methods that need them. Override `merge`."""
 
     dense = True
-    elementwise = False  # whether `merge` treats every coordinate by itself: it is then called for one leaf at a time
+    elementwise = False  # whether `merge` treats every coordinate by itself, and leaves it at 0 where no task has a
+    # gradient: it is then called for some columns of one leaf at a time
 
     @abstractmethod
     def merge(self, jacobian: Tensor, losses: Tensor, rows: Tensor) -> Tensor:
@@ -318,15 +320,23 @@ class JacobianBalancer(_MeasuringBalancer):
         for block in found.blocks:
             members = list(block.rows)
             given = asked.losses[members], rows[members]
-            if self.elementwise:
-                direction = torch.cat([self.merge(matrix, *given) for matrix in block.gradients()])
+            if self.elementwise and asked.at is None:
+                block.write_columns(self._merge_in_chunks(columns.matrix, *given) for columns in block.columns())
+            elif self.elementwise:
+                merged = [self._merge_in_chunks(matrix, *given) for matrix in block.gradients()]
+                self._pull_back(found, block, torch.cat(merged))
+            elif asked.at is None:
+                block.write(self.merge(block.jacobian(), *given))
             else:
-                direction = self.merge(block.jacobian(), *given)
-            if asked.at is None:
-                block.write(direction)
-            else:
-                self._pull_back(found, block, direction)
+                self._pull_back(found, block, self.merge(block.jacobian(), *given))
         return None  # a subclass may have weights
+
+    def _merge_in_chunks(self, matrix: Tensor, losses: Tensor, rows: Tensor) -> Tensor:
+        """`merge` for so many columns at a time that what it makes stays in the cache."""
+        merged = torch.empty_like(matrix[0])
+        for part, into in zip(matrix.split(CHUNK, 1), merged.split(CHUNK), strict=True):
+            into.copy_(self.merge(part, losses, rows))
+        return merged
 
     def _pull_back(self, found: TaskGradients, block: SharedBlock, direction: Tensor) -> None:
         """Send the merged direction at the representation back to the parameters below it."""

@@ -12,7 +12,7 @@ from polytask.balance.base import Asked
 from polytask.balance.geometric import above_zero
 from polytask.balance.memory import MovingGradients
 from polytask.errors import UserError
-from polytask.gradients import TaskGradients
+from polytask.gradients import TaskGradients, chunked_gram
 from polytask.records import Step
 
 
@@ -58,10 +58,15 @@ class DBMTL(MovingGradients):
         return dataclasses.replace(step, gram=None if step.gram is None else step.gram * losses[:, None] * losses)
 
     def _agree(self, asked: Asked, found: TaskGradients, grams: Sequence[Tensor]) -> None:
-        for block, members, averages in self._moved(asked, found):
-            block.write(self.merge(averages, asked.losses[list(block.rows)], members) * asked.factor)
+        for block, averages in self._moved(asked, found):
+            lengths = _lengths(averages) * float(asked.factor)
+            block.write_each(lengths.to(average) @ average for average in averages)
 
     def merge(self, jacobian: Tensor, losses: Tensor, rows: Tensor) -> Tensor:
-        norms = torch.linalg.vector_norm(jacobian, dim=1, dtype=torch.float64)
-        lengths = torch.where(norms > 0, norms.max() / norms, 0.0)
-        return lengths.to(jacobian) @ jacobian
+        return _lengths([jacobian]).to(jacobian) @ jacobian
+
+
+def _lengths(averages: Sequence[Tensor]) -> Tensor:
+    """By how much each task (T,) is longest, from matrices (T, n) that stand side by side."""
+    norms = torch.stack([chunked_gram(average).diagonal() for average in averages]).sum(0).sqrt()
+    return torch.where(norms > 0, norms.max() / norms, 0.0)

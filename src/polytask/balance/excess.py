@@ -7,11 +7,12 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from polytask.balance.base import Asked, JacobianBalancer
+from polytask.balance.base import CHUNK, Asked, JacobianBalancer
 from polytask.balance.heads import pull_with_weighted_heads
 from polytask.balance.memory import ParameterMemory
 from polytask.errors import UserError
 from polytask.gradients import TaskGradients
+from polytask.gradients.parts import Columns
 from polytask.records import Step
 
 
@@ -58,14 +59,9 @@ class ExcessMTL(JacobianBalancer):
         excess = torch.zeros(len(rows), dtype=torch.float64)
         for block in found.blocks:
             members = rows[list(block.rows)]
-            sizes = [leaf.numel() for leaf in block.leaves]
-            for leaf, scaled in zip(block.leaves, block.jacobian().split(sizes, dim=1), strict=True):
-                memory = self.squares.of(leaf, "squares", len(self.tasks or ()), leaf.numel())
-                gradient = (scaled / asked.factor).to(memory)
-                total = memory[members] + gradient.square()
-                memory[members] = total
-                share = torch.where(total > 0, gradient.square() / total.sqrt(), 0.0)
-                excess[list(block.rows)] += share.sum(1, dtype=torch.float64).cpu()
+            for columns in block.columns():
+                memory = self.squares.of(columns.leaf, "squares", len(self.tasks or ()), columns.leaf.numel())
+                excess[list(block.rows)] += _add_squares(memory, members, columns, 1.0 / float(asked.factor))
         self.follow(excess, rows)
         weights = self.weights[rows].cpu()
         for block in found.blocks:
@@ -82,3 +78,20 @@ class ExcessMTL(JacobianBalancer):
 
     def merge(self, jacobian: Tensor, losses: Tensor, rows: Tensor) -> Tensor:
         return self.weights[rows].to(jacobian) @ jacobian
+
+
+def _add_squares(memory: Tensor, rows: Tensor, columns: Columns, scale: float) -> Tensor:
+    """Add each task's squares to its row of the memory, in place; its excess risk there, sum_i g_i² / sqrt(memory_i).
+
+    Where a task has no gradient it adds nothing to either.
+    """
+    excess = torch.zeros(len(rows), dtype=torch.float64)
+    for place, (row, gradient) in enumerate(zip(rows.tolist(), columns.matrix, strict=True)):
+        kept = columns.taken(memory[row : row + 1])
+        for total, part in zip(kept[0].split(CHUNK), gradient.split(CHUNK), strict=True):
+            square = (part * scale).to(total).square_()
+            total += square
+            root = total.sqrt().clamp_min_(torch.finfo(total.dtype).tiny)  # where it is 0, so is the square
+            excess[place] += square.div_(root).double().sum().cpu()
+        columns.put(memory[row : row + 1], kept)
+    return excess

@@ -31,8 +31,7 @@ class GradDrop(JacobianBalancer):
         self.random = SeededModule(seed)
 
     def merge(self, jacobian: Tensor, losses: Tensor, rows: Tensor) -> Tensor:
-        total, size = jacobian.sum(0), jacobian.abs().sum(0)
-        positive = 0.5 * (1.0 + torch.where(size > 0, total / size.clamp_min(torch.finfo(size.dtype).tiny), 0.0))
-        drawn = torch.rand(len(total), generator=self.random.generator).to(jacobian)
-        kept = torch.where(positive > drawn, jacobian.clamp_min(0), jacobian.clamp_max(0)).sum(0)
-        return self.leak * total + (1.0 - self.leak) * kept
+        up, down = jacobian.clamp_min(0).sum(0), jacobian.clamp_max(0).sum(0)
+        drawn = torch.rand(len(up), generator=self.random.generator).to(jacobian)
+        kept = torch.where(up > drawn * (up - down), up, down)  # P = up / (up - down)
+        return torch.lerp(kept, up + down, self.leak)

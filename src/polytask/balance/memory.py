@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from polytask.balance.base import Asked, JacobianBalancer
+from polytask.balance.base import CHUNK, Asked, JacobianBalancer
 from polytask.errors import UserError
 from polytask.gradients import SharedBlock, TaskGradients
+from polytask.gradients.parts import Columns
 
 
 class ParameterMemory(nn.Module):
@@ -80,20 +81,36 @@ class MovingGradients(JacobianBalancer):
 
     def _moved(
         self, asked: Asked, found: TaskGradients, factors: Tensor | None = None
-    ) -> Iterator[tuple[SharedBlock, Tensor, Tensor]]:
-        """Per block its tasks' positions in the state, and their new averages (T, P); `factors` multiply gradients."""
+    ) -> list[tuple[SharedBlock, list[Tensor]]]:
+        """Per block the new averages of its tasks, for each leaf (T, n); `factors` multiply the gradients."""
         if asked.at is not None:
             raise UserError(f"{type(self).__name__} keeps numbers for each parameter: it cannot be measured with at=")
         self.steps += 1
         kept, rows = self._kept(), self.rows(asked.names)
+        scales = torch.ones(len(rows)) if factors is None else factors
+        taken = [(1.0 - kept) * scale / float(asked.factor) for scale in scales.tolist()]
+        moved = []
         for block in found.blocks:
-            members = rows[list(block.rows)]
-            sizes = [leaf.numel() for leaf in block.leaves]
-            scale = 1.0 / asked.factor if factors is None else factors[list(block.rows), None] / asked.factor
-            parts = []
-            for leaf, now in zip(block.leaves, block.jacobian().split(sizes, dim=1), strict=True):
-                memory = self.averages.of(leaf, "average", len(self.tasks or ()), leaf.numel())
-                average = kept * memory[members] + (1.0 - kept) * (now * scale).to(memory)
-                memory[members] = average
-                parts.append(average)
-            yield block, members, torch.cat(parts, dim=1)
+            members, averages = rows[list(block.rows)], []
+            for columns in block.columns():
+                average = self.averages.of(columns.leaf, "average", len(self.tasks or ()), columns.leaf.numel())
+                blend(average, members, kept, columns, [taken[row] for row in block.rows])
+                averages.append(rows_of(average, members))
+            moved.append((block, averages))
+        return moved
+
+
+def blend(average: Tensor, rows: Tensor, kept: float, columns: Columns, taken: Sequence[float]) -> None:
+    """y_t <- kept y_t + taken_t g_t in place, for the rows of these tasks among the averages (all tasks, n)."""
+    for row, gradient, share in zip(rows.tolist(), columns.matrix, taken, strict=True):
+        if columns.ids is None:
+            for part, new in zip(average[row].split(CHUNK), gradient.split(CHUNK), strict=True):
+                part.mul_(kept).add_(new, alpha=share)
+        else:
+            table = average[row].mul_(kept).view_as(columns.leaf)
+            table.index_add_(0, columns.ids, gradient.view(len(columns.ids), -1).to(table), alpha=share)
+
+
+def rows_of(kept: Tensor, rows: Tensor) -> Tensor:
+    """Some rows; the very tensor where they are all rows in order."""
+    return kept if rows.tolist() == list(range(len(kept))) else kept[rows]

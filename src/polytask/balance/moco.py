@@ -13,7 +13,7 @@ from polytask.balance.base import Asked
 from polytask.balance.memory import MovingGradients
 from polytask.balance.solvers import Array, project_on_simplex
 from polytask.errors import UserError
-from polytask.gradients import TaskGradients, total_gram
+from polytask.gradients import TaskGradients, chunked_gram, total_gram
 
 
 class MoCo(MovingGradients):
@@ -73,14 +73,16 @@ class MoCo(MovingGradients):
 
     def _agree(self, asked: Asked, found: TaskGradients, grams: Sequence[Tensor]) -> Tensor:
         rows = self.rows(asked.names)
-        moved = list(self._moved(asked, found, self._factors(asked, found, grams)))
+        moved = self._moved(asked, found, self._factors(asked, found, grams))
         gram = self.rho * np.eye(len(rows))
-        for block, _, averages in moved:
+        for block, averages in moved:
             inside = np.array(block.rows)
-            gram[np.ix_(inside, inside)] += (averages.double() @ averages.double().T).cpu().numpy()
+            for average in averages:
+                gram[np.ix_(inside, inside)] += chunked_gram(average).cpu().numpy()
         shares = follow(self.weights, rows, gram, self.gamma / float(self.steps) ** self.decay, self.update)
-        for block, _, averages in moved:
-            block.write(shares[list(block.rows)].to(averages) @ averages * asked.factor)
+        for block, averages in moved:
+            weights = shares[list(block.rows)] * float(asked.factor)
+            block.write_each(weights.to(average) @ average for average in averages)
         return shares
 
     def _factors(self, asked: Asked, found: TaskGradients, grams: Sequence[Tensor]) -> Tensor | None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from polytask import gradients
-from polytask.balance.base import Asked, JacobianBalancer
+from polytask.balance.base import CHUNK, Asked, JacobianBalancer
 from polytask.balance.imtlg import config_weights
-from polytask.balance.memory import ParameterMemory
+from polytask.balance.memory import ParameterMemory, blend, rows_of
 from polytask.errors import UserError
+from polytask.gradients import chunked_gram
+from polytask.gradients.parts import Columns
 from polytask.records import Step
 
-Seen = Mapping[Tensor, tuple[tuple[int, ...], Tensor]]
+Seen = Mapping[Tensor, tuple[tuple[int, ...], Columns]]
 
 
 class MomentumConFIG(JacobianBalancer):
@@ -71,13 +74,12 @@ class MomentumConFIG(JacobianBalancer):
         owners = {leaf: g.rows for g in gradients.reaches(asked.values) if len(g.rows) == 1 for leaf in g.leaves}
         found = gradients.task_gradients([value * asked.factor for value in asked.values], dense=True)
         gram = gradients.total_gram(found.blocks, len(asked.names)) / float(asked.factor) ** 2
-        seen: dict[Tensor, tuple[tuple[int, ...], Tensor]] = {}
-        seen |= {leaf: (owners[leaf], gradient.reshape(1, -1)) for leaf, gradient in found.own}
-        for block in found.blocks:
-            parts = block.jacobian().split([leaf.numel() for leaf in block.leaves], dim=1)
-            seen |= {leaf: (block.rows, part) for leaf, part in zip(block.leaves, parts, strict=True)}
-        for rows, matrix in seen.values():
-            if not torch.isfinite(matrix).all():
+        seen: dict[Tensor, tuple[tuple[int, ...], Columns]] = {}
+        seen |= {leaf: (owners[leaf], Columns(leaf, gradient.reshape(1, -1))) for leaf, gradient in found.own}
+        seen |= {columns.leaf: (block.rows, columns) for block in found.blocks for columns in block.columns()}
+        for rows, columns in seen.values():
+            matrix = columns.matrix
+            if not torch.isfinite(matrix.sum()) and not torch.isfinite(matrix).all():  # a finite sum has finite terms
                 row = rows[int((~torch.isfinite(matrix)).any(1).nonzero()[0])]
                 reason = f"the gradient of task '{asked.names[row]}' is not finite"
                 return Step(asked.names, asked.losses, gram=gram, skipped=reason)
@@ -85,13 +87,14 @@ class MomentumConFIG(JacobianBalancer):
             self._write(members, leaves, asked.factor)
         return Step(asked.names, asked.losses, gram=gram)
 
-    def _remember(self, seen: Seen, rows: Tensor, factor: Tensor) -> dict[tuple[Tensor, ...], tuple[int, ...]]:
+    def _remember(self, seen: Seen, rows: Tensor, factor: Any) -> dict[tuple[Tensor, ...], tuple[int, ...]]:
         """Move the first moments; which parameters have been seen by which tasks so far, those of a set together."""
         together: dict[tuple[int, ...], list[Tensor]] = {}
-        for leaf, (present, matrix) in seen.items():
+        share = (1.0 - self.beta1) / float(factor)
+        for leaf, (present, columns) in seen.items():
             moment, count = self._moment(leaf)
             members = rows[list(present)]
-            moment[members] = self.beta1 * moment[members] + (1.0 - self.beta1) * (matrix / factor).to(moment)
+            blend(moment, members, self.beta1, columns, [share] * len(members))
             count[members] += 1
             together.setdefault(tuple(count.nonzero().flatten().tolist()), []).append(leaf)
         return {tuple(leaves): members for members, leaves in together.items()}
@@ -101,34 +104,46 @@ class MomentumConFIG(JacobianBalancer):
         tasks = len(self.tasks or ())
         return self.moments.of(leaf, "first", tasks, leaf.numel()), self.moments.of(leaf, "count", tasks)
 
-    def _write(self, members: tuple[int, ...], leaves: tuple[Tensor, ...], factor: Tensor) -> None:
+    def _write(self, members: tuple[int, ...], leaves: tuple[Tensor, ...], factor: Any) -> None:
         """The step of the parameters that one set of tasks has been seen to use."""
-        corrected = []
+        some = torch.tensor(members)
+        moments, corrections = [], []
         for leaf in leaves:
             moment, count = self._moment(leaf)
-            some = list(members)
-            corrected.append(moment[some] / (1.0 - self.beta1 ** count[some].double()).to(moment)[:, None])
-        direction = self.merge(torch.cat(corrected, dim=1), torch.empty(0), torch.tensor(members))
-        for leaf, part in zip(leaves, direction.split([leaf.numel() for leaf in leaves]), strict=True):
-            scaled = part if self.beta2 is None else part / self._second_moment(leaf, part, self.beta2)
-            gradients.accumulate(leaf, (scaled * factor).view_as(leaf))
+            moments.append(rows_of(moment, some))
+            corrections.append(1.0 / (1.0 - self.beta1 ** count[some].double().cpu()))
+        products = [
+            correction[:, None] * chunked_gram(moment).cpu() * correction
+            for moment, correction in zip(moments, corrections, strict=True)
+        ]
+        weights = self._weights(torch.stack(products).sum(0), some)
+        for leaf, moment, correction in zip(leaves, moments, corrections, strict=True):
+            direction = (weights * correction).to(moment) @ moment
+            if self.beta2 is not None:
+                self._divide(direction, leaf, self.beta2)
+            gradients.accumulate(leaf, direction.mul_(float(factor)).view_as(leaf))
 
     def merge(self, jacobian: Tensor, losses: Tensor, rows: Tensor) -> Tensor:
-        wide = jacobian.double()
+        return self._weights(chunked_gram(jacobian).cpu(), rows).to(jacobian) @ jacobian
+
+    def _weights(self, gram: Tensor, rows: Tensor) -> Tensor:
+        """ConFIG's, (T,) float64; zeros where it has no direction."""
         wanted = torch.tensor(self.preference, dtype=torch.float64)[rows].numpy()
-        weights = config_weights((wide @ wide.T).cpu().numpy(), wanted)
+        weights = config_weights(gram.numpy(), wanted)
         if weights is None:
             self.note("Pareto-stationary, no direction has equal positive cosines; no step is taken")
-            return torch.zeros_like(jacobian[0])
-        return torch.from_numpy(weights).to(jacobian) @ jacobian
+            return torch.zeros(len(rows), dtype=torch.float64)
+        return torch.from_numpy(weights)
 
-    def _second_moment(self, leaf: Tensor, direction: Tensor, beta2: float) -> Tensor:
-        """The root of the second moment of the gradient whose first moment, corrected, is this direction."""
+    def _divide(self, direction: Tensor, leaf: Tensor, beta2: float) -> None:
+        """Divide, in place, by the root of the second moment of the gradient whose first moment this would be."""
         last, square = (self.moments.of(leaf, what, leaf.numel()) for what in ("last", "square"))
         steps = self.moments.of(leaf, "steps", 1)
         steps += 1
-        now = direction * (1.0 - self.beta1 ** steps.double()).to(direction)
-        gradient = (now - self.beta1 * last) / (1.0 - self.beta1)
-        last.copy_(now)
-        square.mul_(beta2).add_((1.0 - beta2) * gradient.square())
-        return (square / (1.0 - beta2 ** steps.double()).to(square)).sqrt() + 1e-8
+        first, second = (1.0 - beta ** float(steps) for beta in (self.beta1, beta2))
+        for d, kept, moment in zip(*(numbers.split(CHUNK) for numbers in (direction, last, square)), strict=True):
+            now = d * first  # not corrected
+            gradient = (now - self.beta1 * kept).div_(1.0 - self.beta1)
+            kept.copy_(now)
+            moment.mul_(beta2).addcmul_(gradient, gradient, value=1.0 - beta2)
+            d.div_((moment / second).sqrt_().add_(1e-8))

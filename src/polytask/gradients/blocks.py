@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from polytask.gradients.graph import Reach
-from polytask.gradients.parts import Direct, Part
+from polytask.gradients.parts import Columns, Direct, Part
 
 
 @dataclass
@@ -38,6 +38,10 @@ class SharedBlock:
         """Per leaf a matrix (T, numel), float32 or float64."""
         return tuple(matrix for part in self.parts for matrix in part.dense())
 
+    def columns(self) -> list[Columns]:
+        """Per leaf its task gradients (T, n), of a table only the rows that occur."""
+        return [columns for part in self.parts for columns in part.columns()]
+
     def jacobian(self) -> Tensor:
         """All gradients side by side, (T, P)."""
         return torch.cat(self.gradients(), dim=1)
@@ -53,12 +57,20 @@ class SharedBlock:
 
     def write(self, direction: Tensor) -> None:
         """Add a direction (P,) to the leaves' `.grad`."""
-        place = 0
-        for part in self.parts:
-            for leaf in part.leaves:
-                numbers = leaf.numel() * (2 if leaf.is_complex() else 1)
-                accumulate(leaf, part.shaped(leaf, direction[place : place + numbers]))
-                place += numbers
+        self.write_each(direction.split([leaf.numel() * (2 if leaf.is_complex() else 1) for leaf in self.leaves]))
+
+    def write_each(self, directions: Iterable[Tensor]) -> None:
+        """The same, a direction (numel,) for each leaf."""
+        for (leaf, part), direction in zip(self._pairs(), directions, strict=True):
+            accumulate(leaf, part.shaped(leaf, direction))
+
+    def write_columns(self, directions: Iterable[Tensor]) -> None:
+        """The same, a direction (n,) for each of `columns`; the rest of a table has none."""
+        for (leaf, part), direction in zip(self._pairs(), directions, strict=True):
+            accumulate(leaf, part.spread(leaf, direction))
+
+    def _pairs(self) -> list[tuple[Tensor, Part]]:
+        return [(leaf, part) for part in self.parts for leaf in part.leaves]
 
 
 def by_what_arrived(blocks: Sequence[SharedBlock]) -> tuple[list[SharedBlock], list[tuple[Tensor, Tensor]]]:

@@ -24,13 +24,15 @@ def parts_of(graph: Graph, group: Reach, *, dense: bool = False) -> list[Part]:
     """One part for each leaf, or for a layer's weight and bias together; in an order that the graph decides.
 
     Args:
-        dense: every gradient is wanted as numbers, so that nothing is won by holding it in another form. (A table whose
-            gradient is to be sparse must know its ids all the same.)
+        dense: every gradient is wanted as numbers, so that nothing is won by holding it in another form; but of a table
+            only the rows that occur have any. (Where losses may seem to reach more than they do, the zeros of a whole
+            table tell; one whose gradient is to be sparse must know its ids all the same.)
     """
     tasks, mask = len(group.rows), sum(1 << row for row in group.rows)
     waiting = {id(leaf): leaf for leaf in group.leaves}
     parts: list[Part] = []
-    readers = {"EmbeddingBackward0": _sparse_embedding} if dense else READERS
+    tables = _sparse_embedding if dense and graph.blended() else _embedding
+    readers = {"EmbeddingBackward0": tables} if dense else READERS
     for node in graph.order:
         if graph.masks[node] == mask:
             read = readers.get(node.name())

@@ -6,6 +6,7 @@ Each part waits for the derivative of every loss at its `target`: the parameter 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -13,6 +14,36 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 CHUNK = 8192  # columns in one product: fp32 over more columns loses digits on a CPU (docs/performance.md)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The task gradients of one leaf, at those of its numbers that can have one.
+
+    Args:
+        leaf: the parameter.
+        matrix: (T, n).
+        ids: of a table, its U rows that these are, n = U d; None where they are all numbers of the leaf.
+    """
+
+    leaf: Tensor
+    matrix: Tensor
+    ids: Tensor | None = None
+
+    def taken(self, kept: Tensor) -> Tensor:
+        """The same columns of numbers that somebody keeps for every element of the leaf: (R, numel) to (R, n).
+
+        They are the kept numbers themselves, or of a table a copy: after a change, `put` it back.
+        """
+        return kept if self.ids is None else self._table(kept).index_select(1, self.ids).flatten(1)
+
+    def put(self, kept: Tensor, values: Tensor) -> None:
+        """Write what was `taken` and changed (R, n) back to the kept numbers (R, numel)."""
+        if self.ids is not None:
+            self._table(kept).index_copy_(1, self.ids, values.view(len(values), len(self.ids), -1))
+
+    def _table(self, kept: Tensor) -> Tensor:
+        return kept.view(len(kept), *self.leaf.shape)
 
 
 class Part(ABC):
@@ -42,6 +73,14 @@ class Part(ABC):
     @abstractmethod
     def dense(self) -> tuple[Tensor, ...]:
         """For each leaf its task gradients, (T, numel)."""
+
+    def columns(self) -> tuple[Columns, ...]:
+        """For each leaf its task gradients where they can be other than zero."""
+        return tuple(Columns(leaf, matrix) for leaf, matrix in zip(self.leaves, self.dense(), strict=True))
+
+    def spread(self, leaf: Tensor, vector: Tensor) -> Tensor:
+        """A vector (n,) of one leaf's `columns` as its gradient."""
+        return self.shaped(leaf, vector)
 
     def shaped(self, leaf: Tensor, vector: Tensor) -> Tensor:
         """A vector (numel,) of one leaf as its gradient."""
@@ -86,9 +125,7 @@ class Outer(Part):
         inputs: A (N, i).
     """
 
-    def __init__(
-        self, target: GradientEdge, weight: Tensor, bias: Tensor | None, inputs: Tensor, tasks: int
-    ) -> None:
+    def __init__(self, target: GradientEdge, weight: Tensor, bias: Tensor | None, inputs: Tensor, tasks: int) -> None:
         super().__init__(target, (weight,) if bias is None else (weight, bias), tasks)
         self.inputs = inputs
         self.sizes = [leaf.numel() for leaf in self.leaves]
@@ -182,8 +219,15 @@ class _TableRows(Part):
         full = self.rows.new_zeros(self.tasks, *table.shape)
         return (full.index_copy_(1, self.ids, self.rows).flatten(1),)
 
+    def columns(self) -> tuple[Columns, ...]:
+        return (Columns(self.leaves[0], self.rows.flatten(1), self.ids),)
+
+    def spread(self, leaf: Tensor, vector: Tensor) -> Tensor:
+        return self._spread(vector.view(self.rows.shape[1:]))
+
     def shaped(self, leaf: Tensor, vector: Tensor) -> Tensor:
-        return self._spread(vector.view_as(leaf)[self.ids])
+        full = vector.view_as(leaf)
+        return self._spread(full[self.ids]) if self.sparse else full
 
     def _spread(self, values: Tensor) -> Tensor:
         """Values (U, d) of these rows as a gradient of the table."""
