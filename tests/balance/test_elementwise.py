@@ -118,3 +118,45 @@ def test_a_sparse_table_keeps_a_sparse_gradient():
     assert table.weight.grad.is_sparse
     expected = torch.zeros(50, 2).index_add_(0, ids, pull.sum(0))
     torch.testing.assert_close(table.weight.grad.to_dense(), expected)
+
+
+@pytest.mark.parametrize("method", [DBMTL, MoCo])
+def test_a_sparse_table_is_moved_by_its_average_where_the_batch_is(method):
+    table, names = nn.Embedding(50, 2, sparse=True), ["a", "b"]
+    balancer = method(names)
+    balancer.attach(table.parameters())
+    for ids in (torch.tensor([3, 7]), torch.tensor([7, 9])):
+        table.weight.grad = None
+        balancer.backward({n: (table(ids) * torch.randn(2, 2)).sum() + 9.0 for n in names})
+    gradient, average = table.weight.grad.coalesce(), balancer.averages.get_buffer("average_0").view(2, 50, 2)
+    assert gradient.indices().flatten().tolist() == [7, 9]
+    assert average[:, [3, 7, 9]].all()
+    if method is DBMTL:
+        norms = average.flatten(1).norm(dim=1)
+        torch.testing.assert_close(
+            gradient.values(), ((norms.max() / norms) @ average[:, [7, 9]].flatten(1)).view(2, 2)
+        )
+
+
+def test_only_the_present_tasks_averages_are_merged():
+    x, balancer = nn.Parameter(torch.zeros(5, dtype=torch.float64)), DBMTL(["a", "b", "c"], beta=0.5)
+    balancer.attach([x])
+    h = torch.zeros(3, 5, dtype=torch.float64)
+    for present in DRAWN:
+        x.grad, jac = None, torch.randn(len(present), 5, dtype=torch.float64)
+        losses = {"abc"[t]: row @ x + 1.0 for t, row in zip(present, jac, strict=True)}
+        if len(present) == 1:
+            continue  # a plain step
+        balancer.backward(losses)
+        h[list(present)] = 0.5 * h[list(present)] + 0.5 * jac
+        norms = h[list(present)].norm(dim=1, keepdim=True)
+        torch.testing.assert_close(x.grad, norms.max() * (h[list(present)] / norms).sum(0))
+
+
+def test_a_table_that_only_seems_shared_stays_its_task_s_own():
+    tables, weights = [nn.Embedding(50, 2) for _ in "ab"], [nn.Parameter(torch.randn(2, 3)) for _ in "ab"]
+    ids = torch.tensor([4, 9])
+    y = torch.stack([table(ids) for table in tables]) @ torch.stack(weights)
+    found = task_gradients([y[0].square().sum(), y[1].square().sum()], dense=True)
+    assert not found.blocks
+    assert {id(leaf) for leaf, _ in found.own} == {id(p) for p in [*weights, *(t.weight for t in tables)]}
