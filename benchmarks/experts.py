@@ -4,7 +4,8 @@
 
 One thread, process CPU time, interleaved blocks, ratios within a round, median and quartiles. A step: 16 embedded
 columns, 8 experts, 2 towers of width 8, the sum of two binary losses, backward, Adam. Both sides have the same
-embedding module (the peer's where it is present). Writes benchmarks/results/experts.json.
+embedding module (the peer's where it is present). Experts alone: forward, and backward to the weights and to the rows
+(as behind embeddings) from a given gradient, so that no loss is measured. Writes benchmarks/results/experts.json.
 """
 
 from __future__ import annotations
@@ -96,15 +97,15 @@ def step_of(network: nn.Module, columns: Mapping[str, Tensor], target: Tensor, l
 
 
 def experts_alone(widths: tuple[int, ...], batch: int, expert: nn.Module | None) -> Step:
-    """Forward and backward through the experts only."""
-    experts, rows = (
-        Experts(EXPERTS, COLUMNS * DIMENSION, widths, expert=expert),
-        torch.randn(batch, COLUMNS * DIMENSION),
-    )
+    """Forward and backward through the experts only, to their weights and to the rows."""
+    experts = Experts(EXPERTS, COLUMNS * DIMENSION, widths, expert=expert)
+    rows = torch.randn(batch, COLUMNS * DIMENSION, requires_grad=True)
+    gradient = torch.randn(EXPERTS, batch, widths[-1])
 
     def step() -> None:
         experts.zero_grad()
-        experts(rows).square().sum().backward()
+        rows.grad = None
+        experts(rows).backward(gradient)
 
     return step
 

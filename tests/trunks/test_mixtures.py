@@ -148,6 +148,31 @@ def test_listed_and_batched_experts_of_the_same_weights_agree():
                for p, q in zip(one.parameters(), pattern.parameters(), strict=True))  # fmt: skip
 
 
+@pytest.mark.parametrize("widths", [(16,), (16, 8), (64, 130), (65, 4), (128, 130)])
+def test_every_form_of_a_product_gives_the_same_experts_and_gradients(widths):
+    experts = Experts(3, 5, widths).double()
+    rows = torch.randn(2, 7, 5, dtype=torch.float64, requires_grad=True)
+    outputs = experts(rows)
+    expected = torch.stack([experts.one(e, rows) for e in range(3)])
+    torch.testing.assert_close(outputs, expected)
+    towards, sources = torch.randn_like(outputs), [rows, *experts.parameters()]
+    found, wanted = (torch.autograd.grad(y, sources, towards) for y in (outputs, expected))
+    torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("method", [OMoE, MMoE, DSelectK])
+def test_all_gates_at_once_are_the_gates_one_by_one(method):
+    names = ("a", "b", "c")
+    trunk, x = method(MLP(3, [5]), names, experts=4, widths=(4,)), torch.randn(6, 3)
+    rows = trunk.stem(x)
+    weights = trunk.weights(rows, ("c", "a"))
+    torch.testing.assert_close(weights, torch.stack([trunk.gate(rows, "c"), trunk.gate(rows, "a")], dim=1))
+    features = trunk(x, ("c", "a"))
+    for t, name in enumerate(("c", "a")):
+        expected = torch.einsum("be,ebw->bw", weights[:, t], trunk.experts(rows))
+        torch.testing.assert_close(features[name], expected)
+
+
 class TestPLE:
     def make(self, method=PLE, **options):
         return method(MLP(3, [5]), TASKS, widths=(4,), **options)

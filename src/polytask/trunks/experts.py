@@ -15,7 +15,8 @@ from polytask.encoders import channel_axis, copies, out_width
 from polytask.errors import UserError
 from polytask.trunks.base import Mixing, Trunk
 
-THIN = 64  # columns; a product with fewer keeps a processor waiting (benchmarks/experts.py)
+THIN = 64  # columns; a product with no more of them keeps a processor waiting (benchmarks/experts.py)
+WIDE = 128  # columns; from here on a CPU is no slower with one expert after the other (docs/trunks.md)
 
 
 class BatchedLinear(nn.Module):
@@ -37,7 +38,7 @@ class BatchedLinear(nn.Module):
         nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, rows: Tensor) -> Tensor:
-        if len(rows) > 1 or self.bias.shape[-1] >= THIN:
+        if len(rows) > 1 or self.bias.shape[-1] > THIN:
             return torch.baddbmm(self.bias, rows.expand(len(self.weight), -1, -1), self.weight)
         # the same rows for all layers: (B, features) by (features, E width) is faster than E thin products
         joined = torch.addmm(self.bias.flatten(), rows[0], self.weight.transpose(0, 1).flatten(1))
@@ -50,7 +51,8 @@ class Experts(nn.Module):
     Args:
         count: number of experts.
         features: width of what they see.
-        widths: hidden layers of MLP experts, all computed in one product; ignored where `expert` is given.
+        widths: hidden layers of MLP experts, all computed in one product (on a CPU one after the other where all are
+            128 or wider); ignored where `expert` is given.
         dropout: of MLP experts.
         expert: any module as the pattern of an expert: the experts are copies of it with a fresh initialisation, and
             they run one after the other.
@@ -80,16 +82,32 @@ class Experts(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         if len(self.listed):
             return torch.stack([expert(rows) for expert in self.listed])
-        hidden = rows.flatten(0, -2).unsqueeze(0)
+        flat = rows.flatten(0, -2)
+        wide = rows.device.type == "cpu" and all(layer.bias.shape[-1] >= WIDE for layer in self._batched())
+        outputs = self._in_turn(flat) if wide else self._at_once(flat)
+        return outputs.unflatten(1, rows.shape[:-1])
+
+    def _at_once(self, rows: Tensor) -> Tensor:
+        hidden = rows.unsqueeze(0)
         for layer in self.layers:
             hidden = self.dropout(torch.relu(layer(hidden)))
-        return hidden.unflatten(1, rows.shape[:-1])
+        return hidden
+
+    def _in_turn(self, rows: Tensor) -> Tensor:
+        hidden = [rows] * self.count
+        for layer in self._batched():
+            each = zip(layer.bias.unbind(), hidden, layer.weight.unbind(), strict=True)
+            hidden = [self.dropout(torch.relu(torch.addmm(*terms))) for terms in each]
+        return torch.stack(hidden)
+
+    def _batched(self) -> list[BatchedLinear]:
+        return cast(list[BatchedLinear], list(self.layers))
 
     def one(self, number: int, rows: Tensor) -> Tensor:
         """The output of a single expert."""
         if len(self.listed):
             return self.listed[number](rows)
-        for layer in cast(list[BatchedLinear], list(self.layers)):
+        for layer in self._batched():
             rows = self.dropout(torch.relu(rows @ layer.weight[number] + layer.bias[number]))
         return rows
 
@@ -101,9 +119,10 @@ def pooled(stem: nn.Module, features: Tensor) -> Tensor:
     return features.mean(positions) if positions else features
 
 
-def mix(weights: Tensor, outputs: Tensor) -> Tensor:
-    """Weighted sum of the outputs of experts: (B, E) and (E, B, ...) -> (B, ...)."""
-    return torch.einsum("be,eb...->b...", weights, outputs)
+def mix(weights: Tensor, outputs: Tensor) -> tuple[Tensor, ...]:
+    """Weighted sums of the outputs of experts, all in one product: (B, T, E) and (E, B, ...) -> T times (B, ...)."""
+    mixed = torch.bmm(weights, outputs.flatten(2).transpose(0, 1))
+    return mixed.unflatten(2, outputs.shape[2:]).unbind(1)
 
 
 class Mixture(Trunk):
@@ -141,7 +160,11 @@ class Mixture(Trunk):
     def forward(self, inputs: Any, tasks: Sequence[str]) -> dict[str, Any]:
         rows = self.stem(inputs)
         outputs, seen = self.experts(rows), pooled(self.stem, rows)
-        return {name: mix(self.gate(seen, name), outputs) for name in tasks}
+        return dict(zip(tasks, mix(self.weights(seen, tasks), outputs), strict=True))
+
+    def weights(self, rows: Tensor, tasks: Sequence[str]) -> Tensor:
+        """Weights of the experts for the asked tasks, (B, T, E)."""
+        return torch.stack([self.gate(rows, name) for name in tasks], dim=1)
 
     @abstractmethod
     def gate(self, rows: Tensor, name: str) -> Tensor:

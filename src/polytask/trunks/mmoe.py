@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from polytask.trunks.descriptors import TaskDescriptor
 from polytask.trunks.experts import Mixture
@@ -21,6 +22,9 @@ class OMoE(Mixture):
     def __init__(self, stem: nn.Module, tasks: Sequence[str], **options: Any) -> None:
         super().__init__(stem, tasks, **options)
         self.router = nn.Linear(self.features, self.experts.count)
+
+    def weights(self, rows: Tensor, tasks: Sequence[str]) -> Tensor:
+        return torch.softmax(self.router(rows), dim=-1).unsqueeze(1).expand(-1, len(tasks), -1)
 
     def gate(self, rows: Tensor, name: str) -> Tensor:
         return torch.softmax(self.router(rows), dim=-1)
@@ -44,8 +48,13 @@ class MMoE(Mixture):
         super().__init__(stem, tasks, **options)
         self.gates = nn.ModuleList(nn.Linear(self.features, self.experts.count) for _ in self.names)
 
+    def weights(self, rows: Tensor, tasks: Sequence[str]) -> Tensor:
+        gates = [cast(nn.Linear, self.gates[self.names.index(name)]) for name in tasks]  # in one product
+        weight, bias = torch.cat([gate.weight for gate in gates]), torch.cat([gate.bias for gate in gates])
+        return torch.softmax(F.linear(rows, weight, bias).unflatten(1, (len(gates), -1)), dim=-1)
+
     def gate(self, rows: Tensor, name: str) -> Tensor:
-        return torch.softmax(self.gates[self.names.index(name)](rows), dim=-1)
+        return self.weights(rows, [name])[:, 0]
 
     def parts(self) -> Mapping[str, Sequence[str]]:
         return {f"gates.{number}": (name,) for number, name in enumerate(self.names)}
