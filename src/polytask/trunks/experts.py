@@ -16,7 +16,7 @@ from polytask.errors import UserError
 from polytask.trunks.base import Mixing, Trunk
 
 THIN = 64  # columns; a product with no more of them keeps a processor waiting (benchmarks/experts.py)
-WIDE = 128  # columns; from here on a CPU is no slower with one expert after the other (docs/trunks.md)
+WIDE = 128  # columns; from here on a CPU runs large batches faster with one expert after the other (docs/trunks.md)
 
 
 class BatchedLinear(nn.Module):
