@@ -239,9 +239,12 @@ class LossBalancer(Balancer):
             total = self.scalarise(stacked, self.rows(asked.names).to(stacked.device))
         except RefusedLoss as refused:
             raise UserError(f"task '{asked.names[refused.row]}': {refused}") from None
-        (total * asked.factor).backward()
-        weights = stacked.grad.float() / float(asked.factor) if stacked.grad is not None else None
-        return Step(asked.names, asked.losses, weights)
+        scaled = isinstance(asked.factor, Tensor)
+        (total * asked.factor if scaled else total).backward()
+        if stacked.grad is None:
+            return Step(asked.names, asked.losses)
+        weights = stacked.grad.float()
+        return Step(asked.names, asked.losses, weights / float(asked.factor) if scaled else weights)
 
 
 class _MeasuringBalancer(Balancer):
