@@ -30,7 +30,8 @@ from polytask.trunks.experts import Experts
 RESULTS = Path(__file__).parent / "results" / "experts.json"
 PEER = "POLYTASK_RECHUB"
 COLUMNS, VOCABULARY, DIMENSION, EXPERTS, TASKS = 16, 1000, 8, 8, ("click", "buy")
-SIZES = {"widths 16, batch 256": ((16,), 256), "widths 16, batch 1024": ((16,), 1024),
+SIZES = {"widths 16-16-16, batch 256": ((16, 16, 16), 256), "widths 64-32, batch 64": ((64, 32), 64),
+         "widths 16, batch 256": ((16,), 256), "widths 16, batch 1024": ((16,), 1024),
          "widths 64-32, batch 256": ((64, 32), 256), "widths 64-32, batch 1024": ((64, 32), 1024),
          "widths 256-128, batch 1024": ((256, 128), 1024)}  # fmt: skip
 
