@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch
 from torch import Tensor
 
 from polytask import gradients
-from polytask.balance.base import Asked
+from polytask.balance.base import Asked, GramBalancer
 from polytask.errors import UserError
+from polytask.records import Step
 
 TRIES = 20  # draws until one has labels for every task of the step
+
+
+class AcrossBatches(GramBalancer):
+    """A Gram balancer whose weights follow what two more independent batches of the step say about each other."""
+
+    draws_again = True
+
+    def _pull(self, asked: Asked) -> Step:
+        across = cross_gramian(asked, type(self).__name__)
+        reason = not_finite(asked, across)
+        if reason is not None:
+            return Step(asked.names, asked.losses, skipped=reason)
+        self.follow(across, self.rows(asked.names))
+        return super()._pull(asked)
+
+    @abstractmethod
+    def follow(self, across: Tensor, rows: Tensor) -> None:
+        """Move the weights of some tasks on a cross-Gramian (T, T)."""
 
 
 def cross_gramian(asked: Asked, who: str) -> Tensor:

@@ -7,14 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from polytask.balance.base import Asked, GramBalancer
-from polytask.balance.batches import cross_gramian, not_finite
+from polytask.balance.batches import AcrossBatches
 from polytask.balance.moco import follow, shares_of
 from polytask.errors import UserError
-from polytask.records import Step
 
 
-class MoDo(GramBalancer):
+class MoDo(AcrossBatches):
     """Multi-objective gradient with double sampling (Chen et al., NeurIPS 2023): w <- P(w - gamma (J₁ J₂ᵀ + rho I) w).
 
     J₁ and J₂ are the task gradients on two fresh batches, P the projection on the simplex, and d = sum_t w_t g_t on the
@@ -33,7 +31,6 @@ class MoDo(GramBalancer):
 
     weights: Tensor
     stateful = True
-    draws_again = True
 
     def __init__(self, tasks: Sequence[str], gamma: float = 1e-3, rho: float = 0.1) -> None:
         super().__init__(tasks)
@@ -41,14 +38,6 @@ class MoDo(GramBalancer):
             raise UserError(f"gamma must be above 0 and rho at least 0, got {gamma} and {rho}")
         self.gamma, self.rho = gamma, rho
         self.register_buffer("weights", torch.full((len(tasks),), 1.0 / len(tasks), dtype=torch.float64))
-
-    def _pull(self, asked: Asked) -> Step:
-        across = cross_gramian(asked, "MoDo")
-        reason = not_finite(asked, across)
-        if reason is not None:
-            return Step(asked.names, asked.losses, skipped=reason)
-        self.follow(across, self.rows(asked.names))
-        return super()._pull(asked)
 
     def follow(self, across: Tensor, rows: Tensor) -> None:
         """One step of the weights on a cross-Gramian (T, T)."""

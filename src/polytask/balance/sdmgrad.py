@@ -8,13 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polytask.balance.base import Asked
-from polytask.balance.batches import cross_gramian, not_finite
+from polytask.balance.batches import AcrossBatches
 from polytask.balance.moco import shares_of
 from polytask.balance.preference import PreferenceBalancer
 from polytask.balance.solvers import Array, min_norm_weights, project_on_simplex, shifted_gram
 from polytask.errors import UserError
-from polytask.records import Step
 
 
 class SDMGrad(PreferenceBalancer):
@@ -56,7 +54,7 @@ def known_regularisation(value: float) -> float:
     return value
 
 
-class StochasticSDMGrad(PreferenceBalancer):
+class StochasticSDMGrad(AcrossBatches, PreferenceBalancer):
     """SDMGrad on three independent batches in each step (Xiao, Ban, Ji, NeurIPS 2023, algorithm 1).
 
     w takes projected steps, from where it was, down wᵀ C (w / 2 + lambda p) with C = J₁ J₂ᵀ of two fresh batches; the
@@ -77,7 +75,6 @@ class StochasticSDMGrad(PreferenceBalancer):
 
     weights: Tensor
     stateful = True
-    draws_again = True
 
     def __init__(
         self,
@@ -92,14 +89,6 @@ class StochasticSDMGrad(PreferenceBalancer):
             raise UserError(f"iterations must be at least 1, got {iterations}")
         self.iterations = iterations
         self.register_buffer("weights", torch.full((len(tasks),), 1.0 / len(tasks), dtype=torch.float64))
-
-    def _pull(self, asked: Asked) -> Step:
-        across = cross_gramian(asked, "SDMGrad")
-        reason = not_finite(asked, across)
-        if reason is not None:
-            return Step(asked.names, asked.losses, skipped=reason)
-        self.follow(across, self.rows(asked.names))
-        return super()._pull(asked)
 
     def follow(self, across: Tensor, rows: Tensor) -> None:
         """Move the weights of some tasks on a cross-Gramian (T, T); their sum stays."""
