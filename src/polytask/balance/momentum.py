@@ -71,11 +71,10 @@ class MomentumConFIG(JacobianBalancer):
     def _pull(self, asked: Asked) -> Step:
         if asked.at is not None:
             raise UserError("MomentumConFIG keeps numbers for each parameter: it cannot be measured with at=")
-        owners = {leaf: g.rows for g in gradients.reaches(asked.values) if len(g.rows) == 1 for leaf in g.leaves}
         found = gradients.task_gradients([value * asked.factor for value in asked.values], dense=True)
         gram = gradients.total_gram(found.blocks, len(asked.names)) / float(asked.factor) ** 2
         seen: dict[Tensor, tuple[tuple[int, ...], Columns]] = {}
-        seen |= {leaf: (owners[leaf], Columns(leaf, gradient.reshape(1, -1))) for leaf, gradient in found.own}
+        seen |= {leaf: ((found.owners[leaf],), Columns(leaf, gradient.reshape(1, -1))) for leaf, gradient in found.own}
         seen |= {columns.leaf: (block.rows, columns) for block in found.blocks for columns in block.columns()}
         for rows, columns in seen.values():
             matrix = columns.matrix

@@ -73,19 +73,27 @@ class SharedBlock:
         return [(leaf, part) for part in self.parts for leaf in part.leaves]
 
 
-def by_what_arrived(blocks: Sequence[SharedBlock]) -> tuple[list[SharedBlock], list[tuple[Tensor, Tensor]]]:
-    """Blocks of parameters that the graph cannot tell apart, divided by which tasks really reach which of them.
+def by_what_arrived(
+    blocks: Sequence[SharedBlock], doubtful: set[int]
+) -> tuple[list[SharedBlock], list[tuple[Tensor, Tensor]], dict[Tensor, int]]:
+    """Blocks with parameters that the graph cannot tell apart, divided by which tasks really reach which of them.
 
-    A task whose gradient of a parameter is exactly zero while it is not zero elsewhere does not reach that parameter.
+    A task whose gradient of such a parameter is exactly zero while it is not zero elsewhere does not reach it.
+
+    Args:
+        doubtful: those parameters, by `id`.
 
     Returns:
-        The blocks of parameters that several tasks reach, and the others with their plain gradients.
+        The blocks of parameters that several tasks reach; the others with their plain gradients; whose they are.
     """
     kept: list[SharedBlock] = []
     own: list[tuple[Tensor, Tensor]] = []
+    owners: dict[Tensor, int] = {}
     for block in blocks:
         everyone = torch.ones(len(block.rows), dtype=torch.bool)
-        arrived = [p.matrix.any(1).cpu() if isinstance(p, Direct) else everyone for p in block.parts]
+        asked = [isinstance(part, Direct) and id(part.leaves[0]) in doubtful for part in block.parts]
+        pairs = zip(block.parts, asked, strict=True)
+        arrived = [part.dense()[0].any(1).cpu() if doubt else everyone for part, doubt in pairs]
         silent = ~torch.stack(arrived).any(0)  # a task without any gradient stays where it seems to be
         groups: dict[tuple[int, ...], list[Part]] = {}
         for part, met in zip(block.parts, arrived, strict=True):
@@ -95,8 +103,9 @@ def by_what_arrived(blocks: Sequence[SharedBlock]) -> tuple[list[SharedBlock], l
                 groups.setdefault(tuple(places.tolist()), []).append(some)
             else:
                 own += zip(part.leaves, part.weighted((met | silent).double()), strict=True)
+                owners |= dict.fromkeys(part.leaves, block.rows[int(places[0]) if len(places) else 0])
         kept += [SharedBlock(tuple(block.rows[p] for p in places), tuple(parts)) for places, parts in groups.items()]
-    return sorted(kept, key=lambda block: -len(block.rows)), own
+    return sorted(kept, key=lambda block: -len(block.rows)), own, owners
 
 
 class ForgottenBlock(SharedBlock):

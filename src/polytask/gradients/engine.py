@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -35,11 +35,13 @@ class TaskGradients:
     Args:
         below: when measured at a representation, the shared parameters that are reached through it; None where some
             shared parameter is reached past it.
+        owners: measured at the parameters, the position of the loss that each unshared one belongs to.
     """
 
     blocks: tuple[SharedBlock, ...]
     own: tuple[tuple[Tensor, Tensor], ...]
     below: tuple[Tensor, ...] | None = None
+    owners: Mapping[Tensor, int] = field(default_factory=dict)
 
     def write_own(self) -> None:
         """Add the gradients of the parameters that a single loss reaches to their `.grad`."""
@@ -92,10 +94,12 @@ def task_gradients(
         features, plain = _read_heads(losses, heads, heads.entrance, single, keep_graph)
         together = TOGETHER if len(heads.features) <= FEW_ROWS and graph.batched() else 1
         _pull_back_all(features, heads.entrance, blocks[0], together, keep_graph)
-    if graph.blended():
-        blocks, apart = by_what_arrived(blocks)
-        plain += apart if own else []
-    return TaskGradients(tuple(blocks), tuple(plain))
+    owners = {leaf: row for row, leaves in single.items() for leaf in leaves}
+    doubtful = graph.blended()
+    if doubtful:
+        blocks, apart, theirs = by_what_arrived(blocks, doubtful)
+        plain, owners = (plain + apart, owners | theirs) if own else (plain, owners)
+    return TaskGradients(tuple(blocks), tuple(plain), owners=owners)
 
 
 def _heads_of_all(graph: Graph) -> LinearHeads | None:

@@ -90,17 +90,21 @@ class Graph:
         """Whether the shared part consists of operations in `BATCHED`, without sparse gradients."""
         return all(node.name() in BATCHED and not getattr(node, "_saved_sparse", False) for node in self.shared())
 
-    def blended(self) -> bool:
-        """Whether losses may seem to reach parameters that they do not: one node is a whole compiled model, or several
-        tasks' own parameters are stacked to be used together."""
-        return any(
-            node.name() == "CompiledFunctionBackward"
-            or (
-                node.name() in ("StackBackward0", "CatBackward0")
-                and sum(hasattr(child, "variable") for child, _ in self.children[node]) > 1
-            )
-            for node in self.shared()
-        )
+    def blended(self) -> set[int]:
+        """The parameters (`id`) that losses may seem to reach although they do not.
+
+        All that is shared, where one node is a whole compiled model; and own parameters of several tasks that are
+        stacked to be used together.
+        """
+        found: set[int] = set()
+        for node in self.shared():
+            name = node.name()
+            if name == "CompiledFunctionBackward":
+                return {id(child.variable) for child in self.shared() if hasattr(child, "variable")}
+            if name in ("StackBackward0", "CatBackward0"):
+                leaves = [child.variable for child, _ in self.children[node] if hasattr(child, "variable")]
+                found |= {id(leaf) for leaf in leaves} if len(leaves) > 1 else set()
+        return found
 
 
 def walk(losses: Sequence[Tensor], stop: Sequence[GradientEdge] = ()) -> Graph:

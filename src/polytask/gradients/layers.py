@@ -26,14 +26,12 @@ def parts_of(graph: Graph, group: Reach, *, dense: bool = False) -> list[Part]:
 
     Args:
         dense: every gradient is wanted as numbers, so that nothing is won by holding it in another form; but of a table
-            only the rows that occur have any. (Where losses may seem to reach more than they do, the zeros of a whole
-            table tell; one whose gradient is to be sparse must know its ids all the same.)
+            only the rows that occur have any.
     """
     tasks, mask = len(group.rows), sum(1 << row for row in group.rows)
     waiting = {id(leaf): leaf for leaf in group.leaves}
     parts: list[Part] = []
-    tables = _sparse_embedding if dense and graph.blended() else _embedding
-    readers = {"EmbeddingBackward0": tables} if dense else READERS
+    readers = {"EmbeddingBackward0": _embedding} if dense else READERS
     for node in graph.order:
         if graph.masks[node] == mask:
             read = readers.get(node.name())
@@ -162,10 +160,6 @@ def _sparse_tables(graph: Graph) -> Iterator[Tensor]:
             leaf = getattr(graph.children[node][0][0], "variable", None)
             if leaf is not None:
                 yield leaf
-
-
-def _sparse_embedding(node: Any, graph: Graph, tasks: int) -> Part | None:
-    return _embedding(node, graph, tasks) if node._saved_sparse else None
 
 
 def _full(tensor: Tensor) -> Tensor:
