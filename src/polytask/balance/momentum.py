@@ -68,7 +68,7 @@ class MomentumConFIG(JacobianBalancer):
     def attach(self, parameters: Iterable[nn.Parameter]) -> None:
         self.moments.attach(parameters)
 
-    def _pull(self, asked: Asked) -> Step:
+    def _measure_and_agree(self, asked: Asked) -> Step:
         if asked.at is not None:
             raise UserError("MomentumConFIG keeps numbers for each parameter: it cannot be measured with at=")
         found = gradients.task_gradients([value * asked.factor for value in asked.values], dense=True)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from polytask.balance import Equal
 from polytask.batch import Batch, map_tensors
+from polytask.gradients import task_gradients
 from polytask.model import MultiTaskModel
 from polytask.task import Task
 from polytask.training import train_step
@@ -145,6 +146,22 @@ def gradients_reach_what_serves_says(make: Make, inputs: Any, tasks: tuple[str, 
                 )
 
 
+def balancers_see_what_serves_says(make: Make, inputs: Any, tasks: tuple[str, ...]) -> None:
+    """With all tasks in one step, what is balanced among which tasks is what serves them.
+
+    A product that mixes own parameters of several tasks gives the right gradients, and yet every task seems to share
+    them: their norms would count in the Gramian, and they would be weighted.
+    """
+    trunk = shaken(make())
+    features, names = trunk(inputs, tasks), {id(p): name for name, p in trunk.named_parameters()}
+    found = task_gradients([number_of(features[task]) for task in tasks])
+    seen = {names[id(leaf)]: [tasks[row] for row in block.rows] for block in found.blocks for leaf in block.leaves}
+    seen |= {names[id(leaf)]: [tasks[row]] for leaf, row in found.owners.items()}
+    served = trunk.serves(tasks)
+    for name, by in seen.items():
+        assert set(by) == set(served[name]), f"{name} serves {list(served[name])}, and a balancer sees {by}"
+
+
 def every_parameter_is_trained(make: Make, inputs: Any, tasks: tuple[str, ...]) -> None:
     """The losses of all tasks and the penalty together reach every parameter that is not frozen."""
     trunk = shaken(make())
@@ -275,6 +292,7 @@ TRUNK_CHECKS: dict[str, Callable[[Make, Any, tuple[str, ...]], None]] = {
         rows_do_not_see_each_other,
         batch_of_one,
         gradients_reach_what_serves_says,
+        balancers_see_what_serves_says,
         every_parameter_is_trained,
         state_dict_round_trip,
         the_seed_decides,

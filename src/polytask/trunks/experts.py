@@ -119,10 +119,14 @@ def pooled(stem: nn.Module, features: Tensor) -> Tensor:
     return features.mean(positions) if positions else features
 
 
-def mix(weights: Tensor, outputs: Tensor) -> tuple[Tensor, ...]:
-    """Weighted sums of the outputs of experts, all in one product: (B, T, E) and (E, B, ...) -> T times (B, ...)."""
-    mixed = torch.bmm(weights, outputs.flatten(2).transpose(0, 1))
-    return mixed.unflatten(2, outputs.shape[2:]).unbind(1)
+def mix(weights: Tensor, outputs: Tensor) -> Tensor:
+    """The weighted sum of the outputs of experts: (B, E) and (E, B, ...) -> (B, ...).
+
+    One call for each task, although all tasks could share one product: in the graph every task would then seem to reach
+    every other task's gate, and a balancer would treat the gates as shared.
+    """
+    mixed = torch.bmm(weights.unsqueeze(1), outputs.flatten(2).transpose(0, 1))
+    return mixed.squeeze(1).unflatten(1, outputs.shape[2:])
 
 
 class Mixture(Trunk):
@@ -160,11 +164,7 @@ class Mixture(Trunk):
     def forward(self, inputs: Any, tasks: Sequence[str]) -> dict[str, Any]:
         rows = self.stem(inputs)
         outputs, seen = self.experts(rows), pooled(self.stem, rows)
-        return dict(zip(tasks, mix(self.weights(seen, tasks), outputs), strict=True))
-
-    def weights(self, rows: Tensor, tasks: Sequence[str]) -> Tensor:
-        """Weights of the experts for the asked tasks, (B, T, E)."""
-        return torch.stack([self.gate(rows, name) for name in tasks], dim=1)
+        return {name: mix(self.gate(seen, name), outputs) for name in tasks}
 
     @abstractmethod
     def gate(self, rows: Tensor, name: str) -> Tensor:

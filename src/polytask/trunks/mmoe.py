@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from polytask.trunks.descriptors import TaskDescriptor
 from polytask.trunks.experts import Mixture
@@ -23,8 +22,9 @@ class OMoE(Mixture):
         super().__init__(stem, tasks, **options)
         self.router = nn.Linear(self.features, self.experts.count)
 
-    def weights(self, rows: Tensor, tasks: Sequence[str]) -> Tensor:
-        return torch.softmax(self.router(rows), dim=-1).unsqueeze(1).expand(-1, len(tasks), -1)
+    def forward(self, inputs: Any, tasks: Sequence[str]) -> dict[str, Any]:
+        (mixed,) = super().forward(inputs, tasks[:1]).values()
+        return dict.fromkeys(tasks, mixed)
 
     def gate(self, rows: Tensor, name: str) -> Tensor:
         return torch.softmax(self.router(rows), dim=-1)
@@ -48,13 +48,8 @@ class MMoE(Mixture):
         super().__init__(stem, tasks, **options)
         self.gates = nn.ModuleList(nn.Linear(self.features, self.experts.count) for _ in self.names)
 
-    def weights(self, rows: Tensor, tasks: Sequence[str]) -> Tensor:
-        gates = [cast(nn.Linear, self.gates[self.names.index(name)]) for name in tasks]  # in one product
-        weight, bias = torch.cat([gate.weight for gate in gates]), torch.cat([gate.bias for gate in gates])
-        return torch.softmax(F.linear(rows, weight, bias).unflatten(1, (len(gates), -1)), dim=-1)
-
     def gate(self, rows: Tensor, name: str) -> Tensor:
-        return self.weights(rows, [name])[:, 0]
+        return torch.softmax(self.gates[self.names.index(name)](rows), dim=-1)
 
     def parts(self) -> Mapping[str, Sequence[str]]:
         return {f"gates.{number}": (name,) for number, name in enumerate(self.names)}

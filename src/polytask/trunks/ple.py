@@ -50,7 +50,7 @@ class _Level(nn.Module):
     def mixed(self, path: int, weights: Tensor, outputs: Mapping[int, Tensor]) -> Tensor:
         """A path's features after this level."""
         seen = outputs if path == SHARED else [t for t in (path, SHARED) if t in outputs]
-        return mix(weights.unsqueeze(1), torch.cat([outputs[t] for t in seen]))[0]
+        return mix(weights, torch.cat([outputs[t] for t in seen]))
 
     def mixing(self, names: tuple[str, ...], gates: Mapping[int, Tensor]) -> Mixing:
         """Mean gates as a matrix over all experts of the level; a task's row is zero at the others' experts."""

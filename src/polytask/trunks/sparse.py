@@ -48,12 +48,14 @@ class SparseMoE(Mixture):
         seen = pooled(self.stem, rows)
         if self.training:
             self.seen |= dict.fromkeys(tasks, seen.detach())
-        gates = torch.stack([self.gate(seen, name) for name in tasks])  # (T, B, E)
+        gates = [self.gate(seen, name) for name in tasks]  # (B, E) each, apart: see `mix`
+        chosen = torch.stack([gate.detach() > 0 for gate in gates]).any(0)
         features: list[Tensor] = []
         for number in range(self.experts.count):
-            sent = (gates[:, :, number] > 0).any(0).nonzero().squeeze(1)
+            sent = chosen[:, number].nonzero().squeeze(1)
             output = self.experts.one(number, rows[sent])
-            shares = gates[:, sent, number].reshape(len(tasks), len(sent), *[1] * (output.ndim - 1)).to(output.dtype)
+            shape = (len(sent), *[1] * (output.ndim - 1))
+            shares = [gate[sent, number].reshape(shape).to(output.dtype) for gate in gates]
             before = features or [output.new_zeros(len(rows), *output.shape[1:])] * len(tasks)
             features = [f.index_add(0, sent, output * s) for f, s in zip(before, shares, strict=True)]
         return dict(zip(tasks, features, strict=True))
