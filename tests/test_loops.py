@@ -7,7 +7,19 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from polytask import MGDA, Equal, GradDrop, GramBalancer, PCGrad, UncertaintyWeighting
+from polytask import (
+    MGDA,
+    Clipped,
+    Equal,
+    GradDrop,
+    GramBalancer,
+    PCGrad,
+    Probed,
+    RefreshEvery,
+    UncertaintyWeighting,
+    UserError,
+    WeightedHeads,
+)
 from polytask.balance import METHODS
 from polytask.gradients import gramian
 from polytask.names import registered
@@ -314,3 +326,39 @@ def test_every_gramian_is_symmetric(tasks):
     losses = {str(i): (head(features) - i).square().mean() for i, head in enumerate(heads)}
     for gram in (gramian(losses), gramian(losses, at=[features])):
         assert torch.equal(gram, gram.T)
+
+
+@pytest.mark.parametrize("wrapper", ["refreshed", "probed", "clipped", "weighted heads"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_wrappers_work_on_a_compiled_trunk_and_refuse_a_compiled_model(wrapper):
+    """One node with the outputs of all tasks does not tell whose head is whose; weighting heads would be silent."""
+    torch._dynamo.reset()
+    trunk, x = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 6)), torch.randn(8, 4)
+    heads = nn.ModuleList(nn.Linear(6, 1) for _ in TASKS)
+    make = {
+        "refreshed": lambda: RefreshEvery(MGDA(), 2, TASKS),
+        "probed": lambda: Probed(MGDA()),
+        "clipped": lambda: Clipped(MGDA(), 0.5),
+        "weighted heads": lambda: WeightedHeads(MGDA()),
+    }[wrapper]
+
+    def outputs(trunk, x):
+        features = trunk(x)
+        return [head(features) for head in heads]
+
+    def losses(outputs):
+        return {task: F.mse_loss(o, x[:, :1] * i) for i, (task, o) in enumerate(zip(TASKS, outputs, strict=True))}
+
+    leaves, found = [*trunk.parameters(), *heads.parameters()], []
+    for seen in (trunk, torch.compile(trunk, backend="aot_eager")):
+        balancer = make()
+        for _ in range(2):
+            for p in leaves:
+                p.grad = None
+            balancer.backward(losses(outputs(seen, x)), fresh=lambda seen=seen: losses(outputs(seen, x)))
+        found.append(written(leaves))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-7)
+    whole = torch.compile(outputs, backend="aot_eager")
+    with pytest.raises(UserError, match="Compile the trunk only"):
+        make().backward(losses(whole(trunk, x)), fresh=lambda: losses(whole(trunk, x)))
+    torch._dynamo.reset()

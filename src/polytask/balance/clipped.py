@@ -10,7 +10,7 @@ from torch import Tensor
 
 from polytask import gradients
 from polytask.balance.base import Asked, Balancer
-from polytask.balance.wrapper import Wrapper
+from polytask.balance.wrapper import Wrapper, known_reaches
 from polytask.errors import UserError
 from polytask.records import Step
 
@@ -40,7 +40,7 @@ class Clipped(Wrapper):
         self.max_norm = max_norm
 
     def _pull(self, asked: Asked) -> Step:
-        leaves = [leaf for group in gradients.reaches(asked.values) if len(group.rows) > 1 for leaf in group.leaves]
+        leaves = [leaf for group in known_reaches(asked, "Clipped") if len(group.rows) > 1 for leaf in group.leaves]
         before = [leaf.grad for leaf in leaves]
         for leaf in leaves:
             leaf.grad = None

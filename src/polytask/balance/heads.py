@@ -8,7 +8,7 @@ import torch
 
 from polytask import gradients
 from polytask.balance.base import Asked
-from polytask.balance.wrapper import Wrapper
+from polytask.balance.wrapper import Wrapper, known_reaches
 from polytask.records import Step
 
 
@@ -36,7 +36,7 @@ class WeightedHeads(Wrapper):
 
 def pull_with_weighted_heads(pull: Callable[[Asked], Step], asked: Asked) -> Step:
     """One backward of a balancer, after which the unshared gradients are multiplied by its weights."""
-    alone = [group for group in gradients.reaches(asked.values) if len(group.rows) == 1]
+    alone = [group for group in known_reaches(asked, "weighting the heads") if len(group.rows) == 1]
     heads = [(leaf, group.rows[0]) for group in alone for leaf in group.leaves]
     before = [leaf.grad for leaf, _ in heads]
     for leaf, _ in heads:

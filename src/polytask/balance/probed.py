@@ -7,7 +7,7 @@ from torch import Tensor
 
 from polytask import gradients
 from polytask.balance.base import Asked
-from polytask.balance.wrapper import GramWrapper, combine
+from polytask.balance.wrapper import GramWrapper, combine, known_reaches
 from polytask.errors import UserError
 from polytask.records import Step
 
@@ -50,7 +50,7 @@ class Probed(GramWrapper):
         total = gradients.total_gram(found.blocks, len(values), grams)
         if not torch.isfinite(total).all():
             return Step(asked.names, asked.losses, gram=total, skipped="the Gramian of the probe is not finite")
-        groups = gradients.reaches(asked.values)
+        groups = known_reaches(asked, "Probed")
         known = {block.rows: gram for block, gram in zip(found.blocks, grams, strict=True)}
         shared = [group for group in groups if len(group.rows) > 1]
         if any(group.rows not in known for group in shared):

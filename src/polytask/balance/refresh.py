@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polytask import gradients
 from polytask.balance.base import Asked, GramBalancer
-from polytask.balance.wrapper import GramWrapper, combine
+from polytask.balance.wrapper import GramWrapper, combine, known_reaches
 from polytask.errors import UserError
 from polytask.records import Step
 
@@ -59,7 +58,7 @@ class RefreshEvery(GramWrapper):
     def _pull(self, asked: Asked) -> Step:
         self.count += 1
         rows = self.rows(asked.names)
-        groups = gradients.reaches(asked.values)
+        groups = known_reaches(asked, "RefreshEvery")
         shared = [group for group in groups if len(group.rows) > 1]
         # measured at a representation, all tasks of the step have one set of weights
         sets = [_members(rows if asked.at is not None else rows[list(group.rows)]) for group in shared]

@@ -13,6 +13,7 @@ from polytask.balance.base import Asked, Balancer, Closure, GramBalancer, Refuse
 from polytask.errors import UserError
 from polytask.gradients import Reach
 from polytask.gradients.entering import weigh_entries
+from polytask.gradients.graph import walk
 from polytask.records import Step
 
 
@@ -102,6 +103,22 @@ def unscaled(step: Step, asked: Asked, scales: Tensor) -> Step:
         weights=None if step.weights is None else step.weights * scales.detach().to(step.weights),
         gram=None if step.gram is None else step.gram / torch.outer(own, own),
     )
+
+
+def known_reaches(asked: Asked, who: str) -> list[Reach]:
+    """What the losses reach, for a wrapper that decides by it before anything is measured.
+
+    Raises:
+        UserError: where the graph alone does not tell (`Graph.blended`).
+    """
+    graph = walk(asked.values)
+    if graph.blended():
+        raise UserError(
+            f"{who} must know which parameters belong to one task alone, and the graph does not tell: the whole model "
+            "is compiled, or tasks' own parameters are stacked (adapters). Compile the trunk only, or use the balancer "
+            "without it"
+        )
+    return graph.reaches()
 
 
 def combine(asked: Asked, groups: Sequence[Reach], weighed: Sequence[tuple[Reach, Tensor]]) -> Step:

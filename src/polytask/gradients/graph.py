@@ -93,18 +93,28 @@ class Graph:
     def blended(self) -> set[int]:
         """The parameters (`id`) that losses may seem to reach although they do not.
 
-        All that is shared, where one node is a whole compiled model; and own parameters of several tasks that are
-        stacked to be used together.
+        All that is shared, where one node is a compiled model with outputs of different tasks (no compiled trunk whose
+        features all tasks read); and own parameters of several tasks that are stacked to be used together.
         """
         found: set[int] = set()
         for node in self.shared():
             name = node.name()
-            if name == "CompiledFunctionBackward":
+            if name == "CompiledFunctionBackward" and len(set(self._masks_by_output(node).values())) > 1:
                 return {id(child.variable) for child in self.shared() if hasattr(child, "variable")}
             if name in ("StackBackward0", "CatBackward0"):
                 leaves = [child.variable for child, _ in self.children[node] if hasattr(child, "variable")]
                 found |= {id(leaf) for leaf in leaves} if len(leaves) > 1 else set()
         return found
+
+
+    def _masks_by_output(self, node: Any) -> dict[int, int]:
+        """Which losses use which output of a node."""
+        masks: dict[int, int] = {}
+        for parent in self.order:
+            for child, number in self.children[parent]:
+                if child is node:
+                    masks[number] = masks.get(number, 0) | self.masks[parent]
+        return masks
 
 
 def walk(losses: Sequence[Tensor], stop: Sequence[GradientEdge] = ()) -> Graph:
