@@ -10,6 +10,7 @@ from torch import Tensor
 from polytask import gradients
 from polytask.balance.base import Asked, GramBalancer
 from polytask.errors import UserError
+from polytask.gradients.parts import chunked_products
 from polytask.records import Step
 
 TRIES = 20  # draws until one has labels for every task of the step
@@ -44,7 +45,7 @@ def cross_gramian(asked: Asked, who: str) -> Tensor:
     for leaf, (rows, matrix) in left.items():
         if leaf in right:  # a routed parameter may be used in one of the batches only
             others, other = right[leaf]
-            total[torch.tensor(rows)[:, None], torch.tensor(others)] += (matrix.double() @ other.double().T).cpu()
+            total[torch.tensor(rows)[:, None], torch.tensor(others)] += chunked_products(matrix, other).cpu()
     return total
 
 
@@ -64,9 +65,7 @@ def _shared_gradients(asked: Asked, who: str) -> dict[Tensor, tuple[tuple[int, .
             return {
                 leaf: (block.rows, matrix)
                 for block in found.blocks
-                for leaf, matrix in zip(
-                    block.leaves, block.jacobian().split([leaf.numel() for leaf in block.leaves], dim=1), strict=True
-                )
+                for leaf, matrix in zip(block.leaves, block.gradients(), strict=True)
             }
     raise UserError(f"{who}: {TRIES} fresh batches had no label for task '{missing[0]}'; draw larger batches")
 

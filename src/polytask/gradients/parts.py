@@ -189,7 +189,7 @@ class Ghost(Part):
         between = self.inputs @ self.inputs.T
         if len(self.leaves) == 2:
             between += 1.0
-        return _products(torch.matmul(between, self.outputs).flatten(1), self.outputs.flatten(1))
+        return chunked_products(torch.matmul(between, self.outputs).flatten(1), self.outputs.flatten(1))
 
     def weighted(self, weights: Tensor) -> tuple[Tensor, ...]:
         combined = (weights.to(self.outputs) @ self.outputs.flatten(1)).view(self.outputs.shape[1:])
@@ -310,16 +310,16 @@ def chunked_gram(matrix: Tensor) -> Tensor:
     tensor([[5., 2.],
             [2., 1.]], dtype=torch.float64)
     """
-    return _products(matrix, matrix)
+    return chunked_products(matrix, matrix)
 
 
-def _products(left: Tensor, right: Tensor) -> Tensor:
-    """left @ right.T (T, T): products in chunks of columns, their sum in double precision."""
-    rows, columns = left.shape
+def chunked_products(left: Tensor, right: Tensor) -> Tensor:
+    """left @ right.T (T, S) float64: products in chunks of columns, their sum in double precision."""
+    columns = left.shape[1]
     whole = columns - columns % CHUNK
     total = _double(left[:, whole:] @ right[:, whole:].T)
     if whole:
-        chunks = (matrix[:, :whole].view(rows, -1, CHUNK).transpose(0, 1) for matrix in (left, right))
+        chunks = (matrix[:, :whole].view(len(matrix), -1, CHUNK).transpose(0, 1) for matrix in (left, right))
         total += _double(torch.bmm(next(chunks), next(chunks).transpose(1, 2))).sum(0)
     return total
 
