@@ -18,7 +18,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # Rooms on one line do not know each other.
 LAYERS = [
     ["errors"],
-    ["batch", "files", "records"],
+    ["batch", "files", "pace", "records"],
     ["losses", "metrics"],
     ["task"],
     ["encoders", "hugging_face", "relate"],

@@ -21,6 +21,8 @@ class Step:
             tasks, the weights of the set with the most tasks (then the most parameters); nan for the others.
         gram: shape (T, T) float64, inner products of the task gradients over all shared parameters, or None.
         skipped: why nothing was done (a non-finite loss, an overflow), or None.
+        rows: shape (T,), labelled entries of the draw (their summed weight, where rows have weights); `train_step`
+            fills it in.
         note: why the step is not what the method asks for (no solution exists), and what was done instead, or None.
     """
 
@@ -30,6 +32,7 @@ class Step:
     gram: Tensor | None = None
     skipped: str | None = None
     note: str | None = None
+    rows: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,9 @@ class Evaluation:
     `skill` is 0 for the best constant prediction and 1 for a perfect one; `cosine` and `conflict` are T x T lists in
     the order of `Run.tasks` (mean gradient cosine, share of steps with a negative one), None where no Gramian was
     measured. `halves` has the skills on each half of the validation rows, where they were asked for and can be scored.
+    `stage` is the position in the training plan, `value` what epochs are chosen by (the stage's rule, up is good),
+    `drawn` the labelled entries of each task that the steps saw, `rates` the learning rate of each part of the model
+    at the last step (0: frozen).
     """
 
     epoch: int
@@ -51,6 +57,10 @@ class Evaluation:
     cosine: list[list[float | None]] | None = None
     conflict: list[list[float | None]] | None = None
     halves: list[dict[str, float]] | None = None
+    stage: int = 0
+    value: float | None = None
+    drawn: Mapping[str, float] = field(default_factory=dict)
+    rates: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def mean_skill(self) -> float:

@@ -106,7 +106,6 @@ class Graph:
                 found |= {id(leaf) for leaf in leaves} if len(leaves) > 1 else set()
         return found
 
-
     def _masks_by_output(self, node: Any) -> dict[int, int]:
         """Which losses use which output of a node."""
         masks: dict[int, int] = {}

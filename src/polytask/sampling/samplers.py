@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from polytask.batch import Batch
 from polytask.errors import UserError
+from polytask.sampling.base import TaskSampler
 from polytask.sampling.source import TensorSource
 
 
@@ -46,28 +46,6 @@ class Shuffle:
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         self.epoch, self.cursor = state["epoch"], state["cursor"]
         self._order = self._shuffled()
-
-
-class TaskSampler(ABC):
-    """Says what is drawn for the next step: a list of batches.
-
-    `steps_per_epoch` draws show each labelled row of each task as often as the sampler promises.
-    """
-
-    tasks: tuple[str, ...]
-    steps_per_epoch: int
-
-    @abstractmethod
-    def draw(self) -> list[Batch]:
-        """The batches of the next step."""
-
-    @abstractmethod
-    def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on with the same draws."""
-
-    @abstractmethod
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state` was taken."""
 
 
 class AllTasks(TaskSampler):

@@ -132,10 +132,7 @@ def mostly_numbers(codes: np.ndarray, values: list[Any]) -> bool:
     """
     present = codes[codes >= 0]
     sample = present[:: len(present) // 1000 + 1]
-    return (
-        bool(len(sample))
-        and float(np.mean(~np.isnan(_parse_numbers([values[code] for code in sample])))) > 0.7
-    )
+    return bool(len(sample)) and float(np.mean(~np.isnan(_parse_numbers([values[code] for code in sample])))) > 0.7
 
 
 def _parse_numbers(values: list[Any]) -> np.ndarray:
@@ -265,9 +262,7 @@ def read_dates(series: pd.Series, pattern: str, known: Distinct | None = None) -
     texts = [str(value).strip() for value in values]
     parsed = _parse_dates(texts, pattern or ISO) if texts else np.empty(0)
     # Real dates among texts, e.g. a column of datetime.date; times of day have an hour but no year.
-    real = [
-        place for place, value in enumerate(values) if not isinstance(value, str) and hasattr(value, "year")
-    ]
+    real = [place for place, value in enumerate(values) if not isinstance(value, str) and hasattr(value, "year")]
     if real:
         parsed[real] = _seconds(pd.to_datetime(pd.Series([values[place] for place in real]), utc=True))
     return Cells(*_spread(codes, values, parsed), _NONE)

@@ -31,9 +31,7 @@ if TYPE_CHECKING:
 VOCABULARY = 1000  # the categories that are kept apart; the rarer ones share a code with unseen ones
 HIGH_CARDINALITY = 10_000
 _ENOUGH_ROWS = 20  # below this, "all different" says nothing about a column
-_LIKE_ID = re.compile(
-    r"(?i:(^|[_\s.-])(id|ids|idx|index|uuid|guid|key|rownum|row|nr)$|^(id|uuid)[_\s.-])|[a-z]I[dD]$"
-)
+_LIKE_ID = re.compile(r"(?i:(^|[_\s.-])(id|ids|idx|index|uuid|guid|key|rownum|row|nr)$|^(id|uuid)[_\s.-])|[a-z]I[dD]$")
 
 
 @dataclass(frozen=True)
@@ -137,9 +135,7 @@ def _text_like(series: pd.Series, name: str) -> FeatureColumn:
     if pattern is not None and (pattern == "" or not categorical):
         return _dated(series, name, pattern)
     wordy = _is_wordy(values)
-    if len(values) == labelled >= _ENOUGH_ROWS or (
-        len(values) > 0.95 * labelled and len(values) > HIGH_CARDINALITY
-    ):
+    if len(values) == labelled >= _ENOUGH_ROWS or (len(values) > 0.95 * labelled and len(values) > HIGH_CARDINALITY):
         kind, note = ("text", "free text") if wordy else ("identifier", "nearly every value is different")
         return _unused(series, kind, note, known)
     if wordy and len(values) > max(50, 0.2 * labelled):
@@ -178,9 +174,7 @@ def _flag(series: pd.Series, name: str) -> FeatureColumn:
     missing = int((codes < 0).sum())
     feature = Feature(name, "boolean", missing, len(keys), _flag_note(len(keys)))
     if len(keys) > 2:
-        raise UserError(
-            f"column '{name}' cannot be boolean: it has {len(keys)} different values {_listed(keys)}"
-        )
+        raise UserError(f"column '{name}' cannot be boolean: it has {len(keys)} different values {_listed(keys)}")
     if not keys or (len(keys) == 1 and not missing):
         return _constant(replace(feature, note=""), keys)
     ranks = np.append(np.argsort(np.argsort(keys)).astype(np.float64), np.nan)
@@ -249,9 +243,7 @@ def _as_number(series: pd.Series, name: str) -> FeatureColumn:
     column = _number_like(series, cells, _junk(series, cells, "numbers"))
     if column.feature.kind == "constant":
         return column
-    return FeatureColumn(
-        replace(column.feature, kind="numeric", note="", used=True), column.findings, cells.values
-    )
+    return FeatureColumn(replace(column.feature, kind="numeric", note="", used=True), column.findings, cells.values)
 
 
 def _as_count(series: pd.Series, name: str) -> FeatureColumn:
@@ -296,9 +288,7 @@ _FORCED = {
 
 def _unused(series: pd.Series, kind: str, note: str, known: Distinct | None = None) -> FeatureColumn:
     codes, values = known or factorize(series)
-    return FeatureColumn(
-        Feature(str(series.name), kind, int((codes < 0).sum()), len(values), note, used=False)
-    )
+    return FeatureColumn(Feature(str(series.name), kind, int((codes < 0).sum()), len(values), note, used=False))
 
 
 def _constant(feature: Feature, values: object, found: tuple[Finding, ...] = ()) -> FeatureColumn:
@@ -314,9 +304,7 @@ def _infinite(series: pd.Series, cells: Cells) -> tuple[Finding, ...]:
     if not len(cells.infinite):
         return ()
     name, count = str(series.name), len(cells.infinite)
-    return (
-        _finding(name, f"column '{name}' has {count:,} infinite value{'s'[: count > 1]}: treated as missing"),
-    )
+    return (_finding(name, f"column '{name}' has {count:,} infinite value{'s'[: count > 1]}: treated as missing"),)
 
 
 def _junk(series: pd.Series, cells: Cells, what: str) -> tuple[Finding, ...]:

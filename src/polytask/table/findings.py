@@ -49,9 +49,7 @@ def column_findings(columns: Sequence[FeatureColumn]) -> list[Finding]:
     return found
 
 
-def row_findings(
-    frame: pd.DataFrame, ignored: Sequence[str], targets: Sequence[TargetColumn]
-) -> list[Finding]:
+def row_findings(frame: pd.DataFrame, ignored: Sequence[str], targets: Sequence[TargetColumn]) -> list[Finding]:
     """Rows that repeat earlier ones (apart from `ignored` columns) and rows without any label.
 
     >>> import pandas as pd
@@ -99,9 +97,7 @@ def copy_findings(columns: Sequence[FeatureColumn], targets: Sequence[TargetColu
         for match in _copies(stacked, column):
             if match < len(names):
                 found.append(_leak(names[match], name))
-            elif match - len(names) > place and _is_mutual(
-                stacked[match], targets[match - len(names)], column
-            ):
+            elif match - len(names) > place and _is_mutual(stacked[match], targets[match - len(names)], column):
                 other = targets[match - len(names)].target.name
                 message = f"targets '{name}' and '{other}' are copies of each other: drop one of them"
                 found.append(Finding("warning", other, message))
@@ -112,9 +108,7 @@ def copy_findings(columns: Sequence[FeatureColumn], targets: Sequence[TargetColu
 
 
 def _leak(feature: str, target: str) -> Finding:
-    message = (
-        f"feature '{feature}' gives target '{target}' away (a copy, or it predicts it perfectly): drop it?"
-    )
+    message = f"feature '{feature}' gives target '{target}' away (a copy, or it predicts it perfectly): drop it?"
     return Finding("warning", feature, message)
 
 
@@ -130,9 +124,7 @@ def _copies(matrix: np.ndarray, column: TargetColumn) -> list[int]:
         part = matrix[np.ix_(suspects, rows)]
         suspects = suspects[test(part, column.values[rows], exact=False)]
     labelled = np.flatnonzero(~np.isnan(column.values))
-    return [
-        int(s) for s in suspects if test(matrix[s : s + 1, labelled], column.values[labelled], exact=True)[0]
-    ]
+    return [int(s) for s in suspects if test(matrix[s : s + 1, labelled], column.values[labelled], exact=True)[0]]
 
 
 def _sample(column: TargetColumn, size: int, rng: np.random.Generator) -> np.ndarray:
@@ -185,9 +177,7 @@ def _separates(part: np.ndarray, labels: np.ndarray, exact: bool) -> np.ndarray:
         low.append(np.where(enough, np.where(np.isnan(mine), np.inf, mine).min(1), np.nan))
         high.append(np.where(enough, np.where(np.isnan(mine), -np.inf, mine).max(1), np.nan))
     lows, highs = np.stack(low), np.stack(high)
-    order = np.argsort(
-        lows, axis=0
-    )  # a class without rows sorts last, as NaN, and compares as overlapping nothing
+    order = np.argsort(lows, axis=0)  # a class without rows sorts last, as NaN, and compares as overlapping nothing
     lows, highs = np.take_along_axis(lows, order, 0), np.take_along_axis(highs, order, 0)
     seen = (~np.isnan(lows)).sum(0)
     overlap = (highs[:-1] >= lows[1:]).any(0)
@@ -217,6 +207,4 @@ def _determines(codes: np.ndarray, column: TargetColumn) -> bool:
 
 
 def _listed(names: list[str]) -> str:
-    return ", ".join(f"'{name}'" for name in names[:5]) + (
-        f" and {len(names) - 5} more" if len(names) > 5 else ""
-    )
+    return ", ".join(f"'{name}'" for name in names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -86,10 +86,7 @@ class Preprocessor:
         Raises UserError for a target column that is missing and for a class that the schema does not know.
         """
         columns = _columns(frame, [target.name for target in self.labels])
-        return {
-            target.name: read_target(columns[target.name], target).astype(np.float32)
-            for target in self.labels
-        }
+        return {target.name: read_target(columns[target.name], target).astype(np.float32) for target in self.labels}
 
     def target_statistics(self, name: str) -> tuple[float, float]:
         """Mean and standard deviation of a target's training labels (1.0 when they are all equal).
@@ -120,9 +117,7 @@ class Preprocessor:
     def from_json(cls, data: Mapping[str, Any]) -> Preprocessor:
         """Read what `to_json` wrote. Raises UserError for another format."""
         if data.get("format") != _FORMAT:
-            raise UserError(
-                f"this preprocessor has format {data.get('format')!r}, but format {_FORMAT} is read here"
-            )
+            raise UserError(f"this preprocessor has format {data.get('format')!r}, but format {_FORMAT} is read here")
         labels = [
             Target(**{**target, "classes": None if target["classes"] is None else tuple(target["classes"])})
             for target in data["targets"]
@@ -148,9 +143,7 @@ def _columns(frame: pd.DataFrame, names: list[str]) -> dict[str, pd.Series]:
         raise UserError(f"the table lacks the {what} {', '.join(hints[:10])}{more}")
     double = [name for name in names if len(places[name]) > 1]
     if double:
-        raise UserError(
-            f"the table has more than one column named '{double[0]}': column names must be unique"
-        )
+        raise UserError(f"the table has more than one column named '{double[0]}': column names must be unique")
     return {name: frame.iloc[:, places[name][0]] for name in names}
 
 
@@ -181,9 +174,7 @@ def _edges(column: np.ndarray) -> tuple[float, ...]:
     if len(column) == 0 or len(np.unique(column)) < _FEWEST_EDGES:
         return ()
     edges: list[float] = []
-    for edge in (
-        np.quantile(column.astype(np.float64), np.linspace(0.0, 1.0, _BINS + 1)).astype(np.float32).tolist()
-    ):
+    for edge in np.quantile(column.astype(np.float64), np.linspace(0.0, 1.0, _BINS + 1)).astype(np.float32).tolist():
         if not edges or edge - edges[-1] >= _NARROWEST_BIN:
             edges.append(edge)
     return tuple(edges) if len(edges) > 1 else ()

@@ -147,12 +147,8 @@ def _sniff(data: bytes, prefer: str) -> str:
 def _check_names(names: Sequence[str], source: str) -> None:
     unnamed = [place + 1 for place, name in enumerate(names) if not name]
     if unnamed:
-        listed = ", ".join(map(str, unnamed[:5])) + (
-            f" and {len(unnamed) - 5} more" if len(unnamed) > 5 else ""
-        )
-        what = (
-            f"column {listed} of {source} has" if len(unnamed) == 1 else f"columns {listed} of {source} have"
-        )
+        listed = ", ".join(map(str, unnamed[:5])) + (f" and {len(unnamed) - 5} more" if len(unnamed) > 5 else "")
+        what = f"column {listed} of {source} has" if len(unnamed) == 1 else f"columns {listed} of {source} have"
         raise UserError(f"{what} no name in the header: name every column (a saved pandas index has none)")
     seen: set[str] = set()
     double = list(dict.fromkeys(name for name in names if name in seen or seen.add(name)))  # type: ignore[func-returns-value]
@@ -170,9 +166,7 @@ def _check_rows(data: bytes, separator: str, columns: int, path: Path) -> None:
     try:
         for row in reader:
             if row and len(row) != columns and any(cell.strip() for cell in row):
-                raise UserError(
-                    f"line {start} of '{path}' has {len(row)} fields where the header has {columns}"
-                )
+                raise UserError(f"line {start} of '{path}' has {len(row)} fields where the header has {columns}")
             start = reader.line_num + 1
     except csv.Error as error:
         raise UserError(f"line {start} of '{path}' is not well formed: {error}") from error
@@ -239,16 +233,10 @@ def _from_arrow(table: Any, source: str) -> pd.DataFrame:
     import pyarrow as pa
 
     # "__index_level_0__" is how pandas stores an index without a name: not a column of the user.
-    table = table.select(
-        [i for i, name in enumerate(table.column_names) if not name.startswith("__index_level_")]
-    )
+    table = table.select([i for i, name in enumerate(table.column_names) if not name.startswith("__index_level_")])
     _check_names([name.strip() for name in table.column_names], source)
     for field in table.schema:
-        if (
-            pa.types.is_nested(field.type)
-            or pa.types.is_binary(field.type)
-            or pa.types.is_large_binary(field.type)
-        ):
+        if pa.types.is_nested(field.type) or pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type):
             raise _nested(field.name, str(field.type))
     return _checked(table.to_pandas(ignore_metadata=True), source)
 
@@ -264,11 +252,7 @@ def _read_frame(source: Any) -> pd.DataFrame:
         frame = nw.from_native(source, eager_only=True)
     except TypeError as error:
         kind = f"{type(source).__module__.split('.')[0]}.{type(source).__name__}"
-        remedy = (
-            "call .collect() on it first"
-            if "Lazy" in kind
-            else "give a path or a pandas, polars or pyarrow frame"
-        )
+        remedy = "call .collect() on it first" if "Lazy" in kind else "give a path or a pandas, polars or pyarrow frame"
         raise UserError(f"a table cannot be read from a {kind}: {remedy}") from error
     if frame.implementation.is_pyarrow():
         return _from_arrow(source, "the frame")
@@ -303,6 +287,4 @@ def _checked(frame: pd.DataFrame, source: str) -> pd.DataFrame:
 
 
 def _nested(name: str, kind: str) -> UserError:
-    return UserError(
-        f"column '{name}' holds nested values ({kind}): drop it or give one plain value per cell"
-    )
+    return UserError(f"column '{name}' holds nested values ({kind}): drop it or give one plain value per cell")

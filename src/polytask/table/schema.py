@@ -74,14 +74,10 @@ def _name_problems(
     asked += [(f"{role} column", name) for role, name in roles.items() if name]
     asked += [("column with a given kind", name) for name in kinds]
     known = set(names)
-    problems = [
-        f"{what} '{name}' is not a column{nearest(name, names)}" for what, name in asked if name not in known
-    ]
+    problems = [f"{what} '{name}' is not a column{nearest(name, names)}" for what, name in asked if name not in known]
     if not wanted:
         problems.append("no target is given: name at least one column to predict")
-    problems += [
-        f"target '{name}' is given twice" for name in dict.fromkeys(wanted) if wanted.count(name) > 1
-    ]
+    problems += [f"target '{name}' is given twice" for name in dict.fromkeys(wanted) if wanted.count(name) > 1]
     problems += [
         f"target '{name}' has the unknown kind '{kind}'{nearest(kind, TARGET_KINDS)}"
         for name, kind in pairs
@@ -93,12 +89,8 @@ def _name_problems(
         if kind not in FEATURE_KINDS
     ]
     problems += [f"'{name}' is a target and also dropped: decide for one" for name in drop if name in wanted]
-    problems += [
-        f"'{name}' is a target and also the {role} column" for role, name in roles.items() if name in wanted
-    ]
-    problems += [
-        f"'{name}' is a target: give its kind as '{name}:KIND' there" for name in kinds if name in wanted
-    ]
+    problems += [f"'{name}' is a target and also the {role} column" for role, name in roles.items() if name in wanted]
+    problems += [f"'{name}' is a target: give its kind as '{name}:KIND' there" for name in kinds if name in wanted]
     return problems
 
 

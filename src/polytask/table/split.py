@@ -107,13 +107,9 @@ def _divide(
                 f"the group column '{schema.group}' has {names} groups with labels, but {needed} sides need "
                 f"at least one each: leave out the group column, or give a split column"
             )
-        return assign_groups(
-            groups, labels[rows], schema.targets, fractions, seed
-        ), f"group column '{schema.group}'"
+        return assign_groups(groups, labels[rows], schema.targets, fractions, seed), f"group column '{schema.group}'"
     if schema.time:
-        return _by_time(
-            _times(frame, schema.time)[rows], schema.time, fractions
-        ), f"time column '{schema.time}'"
+        return _by_time(_times(frame, schema.time)[rows], schema.time, fractions), f"time column '{schema.time}'"
     by = "stratified random" if len(rows) <= STRATIFIED_ROWS else "random"
     return assign_rows(labels[rows], schema.targets, fractions, seed), by
 
@@ -134,15 +130,12 @@ def _by_column(
     wrong = np.flatnonzero(sides < 0)
     if len(wrong):
         raise UserError(
-            f"the split column '{schema.split}' says train, valid or test, "
-            f"but holds {quote_cells(column, wrong)}"
+            f"the split column '{schema.split}' says train, valid or test, but holds {quote_cells(column, wrong)}"
         )
     mine = sides[rows]
     for side in (0, 2):
         if not np.any(mine == side):
-            raise UserError(
-                f"the split column '{schema.split}' has no labelled row for {_SIDES[side]}: mark some rows"
-            )
+            raise UserError(f"the split column '{schema.split}' has no labelled row for {_SIDES[side]}: mark some rows")
     if not np.any(mine == 1):  # validation rows are carved out of the training rows
         train = mine == 0
         mine[train], _ = _divide(frame, schema, rows[train], labels, (fractions[0], fractions[1], 0.0), seed)

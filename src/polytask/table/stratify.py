@@ -12,9 +12,7 @@ STRATIFIED_ROWS = 200_000
 _MAX_TRIES = 20
 
 
-def assign_rows(
-    labels: np.ndarray, targets: Sequence[Target], fractions: Sequence[float], seed: int
-) -> np.ndarray:
+def assign_rows(labels: np.ndarray, targets: Sequence[Target], fractions: Sequence[float], seed: int) -> np.ndarray:
     """The side (n,) of each row, by iterative stratification over `labels` (n, T) with NaN for missing.
 
     The rarest label is dealt out first, each row to the side that lacks most of it (Sechidis, Tsoumakas,

@@ -66,11 +66,7 @@ def infer_target(series: pd.Series, forced: str | None = None) -> TargetColumn:
     found: tuple[Finding, ...] = ()
     if len(cells.junk):
         quoted = quote_cells(series, cells.junk)
-        found = (
-            Finding(
-                "warning", name, f"target '{name}' is read as numbers; treated as not labelled: {quoted}"
-            ),
-        )
+        found = (Finding("warning", name, f"target '{name}' is read as numbers; treated as not labelled: {quoted}"),)
     return _from_numbers(name, cells.values, forced, found)
 
 
@@ -79,9 +75,7 @@ def _holds_flags(series: pd.Series) -> bool:
     return series.dtype == object and {type(value) for value in series.dropna().unique()} <= {bool, np.bool_}
 
 
-def _from_numbers(
-    name: str, values: np.ndarray, forced: str | None, found: tuple[Finding, ...]
-) -> TargetColumn:
+def _from_numbers(name: str, values: np.ndarray, forced: str | None, found: tuple[Finding, ...]) -> TargetColumn:
     present = values[~np.isnan(values)]
     levels, counts = np.unique(present, return_counts=True)
     whole = np.array_equal(present, np.floor(present))
@@ -153,15 +147,9 @@ def _ordered_pair(series: pd.Series, keys: list[str]) -> list[str]:
     return [first, second]
 
 
-def _with_classes(
-    target: Target, codes: np.ndarray, counts: np.ndarray, found: tuple[Finding, ...]
-) -> TargetColumn:
+def _with_classes(target: Target, codes: np.ndarray, counts: np.ndarray, found: tuple[Finding, ...]) -> TargetColumn:
     assert target.classes is not None
-    rare = [
-        (value, count)
-        for value, count in zip(target.classes, counts.tolist(), strict=True)
-        if count < RARE_CLASS
-    ]
+    rare = [(value, count) for value, count in zip(target.classes, counts.tolist(), strict=True) if count < RARE_CLASS]
     if rare:
         shown = ", ".join(f"'{value}' ({_plural(count, 'row')})" for value, count in rare[:3])
         more = f" and {len(rare) - 3} more" if len(rare) > 3 else ""
@@ -173,9 +161,7 @@ def _with_classes(
 def _few_labels(target: Target) -> tuple[Finding, ...]:
     if target.labelled >= FEW_LABELS:
         return ()
-    message = (
-        f"target '{target.name}' has only {_plural(target.labelled, 'label')}: its scores will be uncertain"
-    )
+    message = f"target '{target.name}' has only {_plural(target.labelled, 'label')}: its scores will be uncertain"
     return (Finding("warning", target.name, message),)
 
 
@@ -227,9 +213,7 @@ def read_target(series: pd.Series, target: Target) -> np.ndarray:
         cells = read_numbers(series)
         wrong = cells.infinite if target.junk else np.concatenate([cells.junk, cells.infinite])
         if len(wrong):
-            raise UserError(
-                f"target '{target.name}' takes numbers, but holds {quote_cells(series, np.sort(wrong))}"
-            )
+            raise UserError(f"target '{target.name}' takes numbers, but holds {quote_cells(series, np.sort(wrong))}")
         return cells.values
     codes, keys = read_keys(series)
     places = {str(key_of(value)): float(place) for place, value in enumerate(target.classes)}
@@ -238,11 +222,7 @@ def read_target(series: pd.Series, target: Target) -> np.ndarray:
     unknown = [key not in places for key in keys]
     if any(unknown) and not target.junk:
         rows = np.flatnonzero(np.append(unknown, False)[codes])
-        known = ", ".join(f"'{value}'" for value in target.classes[:5]) + (
-            ", ..." if len(target.classes) > 5 else ""
-        )
-        raise UserError(
-            f"target '{target.name}' has no class for {quote_cells(series, rows)}; its classes are {known}"
-        )
+        known = ", ".join(f"'{value}'" for value in target.classes[:5]) + (", ..." if len(target.classes) > 5 else "")
+        raise UserError(f"target '{target.name}' has no class for {quote_cells(series, rows)}; its classes are {known}")
     values: np.ndarray = np.array([*(places.get(key, np.nan) for key in keys), np.nan])[codes]
     return values

@@ -273,8 +273,6 @@ def transform_from_json(data: dict[str, Any]) -> Transform:
     >>> transform_from_json(fitted.to_json()) == fitted
     True
     """
-    fields: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in data.items()
-    }
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
     kind = fields.pop("kind")
     return _BY_KIND[kind](**fields)
