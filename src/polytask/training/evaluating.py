@@ -1,0 +1,61 @@
+"""Predictions and scores of all rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from polytask.batch import Batch
+from polytask.devices import Place
+from polytask.errors import UserError
+from polytask.model import MultiTaskModel
+from polytask.task import Task
+
+
+@torch.no_grad()
+def predict(
+    model: MultiTaskModel, tasks: Mapping[str, Task], batches: Iterable[Batch], *, place: Place | None = None
+) -> dict[str, Tensor]:
+    """Decoded predictions of all rows on the CPU, in evaluation mode (the mode is put back)."""
+    place = place or Place(next(model.parameters()).device)
+    parts: dict[str, list[Tensor]] = {name: [] for name in tasks}
+    training = model.training
+    model.eval()
+    try:
+        for batch in batches:
+            with place.autocast():
+                outputs = model(batch.to(place.device).inputs, tuple(tasks))
+            for name, task in tasks.items():
+                parts[name].append(task.decode(outputs[name]).cpu())
+    finally:
+        model.train(training)
+    return {name: torch.cat(part) for name, part in parts.items()}
+
+
+def evaluate(
+    model: MultiTaskModel,
+    tasks: Mapping[str, Task],
+    batches: Sequence[Batch],
+    *,
+    every_score: bool = True,
+    place: Place | None = None,
+) -> dict[str, dict[str, float]]:
+    """Scores of each task on the rows that are labelled for it, in the user's units.
+
+    Args:
+        every_score: all scores of a task, or only the first (faster, within training).
+
+    Raises:
+        UserError: a task without a labelled row.
+    """
+    predictions = predict(model, tasks, batches, place=place)
+    scores: dict[str, dict[str, float]] = {}
+    for name, task in tasks.items():
+        target = torch.cat([batch.targets[name].cpu() for batch in batches])
+        if target.isnan().all():
+            raise UserError(f"task '{name}' has no labelled row to be evaluated on")
+        wanted = task.scores if every_score else task.scores[:1]
+        scores[name] = {score.name: score(predictions[name], target) for score in wanted}
+    return scores

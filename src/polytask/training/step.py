@@ -1,0 +1,111 @@
+"""One step: losses, the balancer's backward, the optimizer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from polytask.balance import Balancer
+from polytask.batch import Batch
+from polytask.devices import Place
+from polytask.losses import labelled_sum
+from polytask.model import MultiTaskModel
+from polytask.records import Step
+from polytask.task import Task
+
+
+def task_losses(model: MultiTaskModel, tasks: Mapping[str, Task], batches: Sequence[Batch]) -> dict[str, Tensor]:
+    """The mean loss of each task over its labelled entries in all batches; a task without labels has no entry."""
+    totals: dict[str, tuple[Tensor, Tensor]] = {}
+    for batch in batches:
+        names = [name for name in batch.targets if name in tasks]
+        outputs = model(batch.inputs, names)
+        for name in names:
+            weight = batch.weights.get(name) if batch.weights else None
+            total, count = labelled_sum(tasks[name].loss, outputs[name].float(), batch.targets[name], weight)
+            if count > 0:
+                before = totals.get(name)
+                totals[name] = (total, count) if before is None else (before[0] + total, before[1] + count)
+    return {name: total / count for name, (total, count) in totals.items()}
+
+
+def train_step(
+    model: MultiTaskModel,
+    tasks: Mapping[str, Task],
+    batches: Sequence[Batch],
+    balancer: Balancer,
+    optimizer: torch.optim.Optimizer,
+    *,
+    place: Place | None = None,
+    scaler: torch.amp.GradScaler | None = None,
+    max_norm: float | None = None,
+    draw: Callable[[], Sequence[Batch]] | None = None,
+) -> Step | None:
+    """One step: losses, the balancer's backward, the optimizer.
+
+    Args:
+        batches: one draw of a sampler.
+        place: device and precision; the model must already be there.
+        scaler: for fp16.
+        max_norm: clip the gradient to this norm.
+        draw: gives one more draw of the sampler, for balancers that compare independent batches.
+
+    Returns:
+        The Step, or None when no row of the draw has a label. After a skipped step (`Step.skipped`) no parameter has
+        changed.
+    """
+    place = place or Place(next(model.parameters()).device)
+    optimizer.zero_grad(set_to_none=True)
+    again = Again(model) if balancer.looks_again else None
+
+    def losses_of(drawn: Sequence[Batch]) -> dict[str, Tensor]:
+        with place.autocast():
+            return task_losses(model, tasks, [batch.to(place.device) for batch in drawn])
+
+    losses = losses_of(batches)
+    if not losses:
+        return None
+    with place.autocast():
+        penalty = model.penalty()
+    fresh = (lambda: losses_of(draw())) if draw is not None else None
+    step = balancer.backward(losses, extra=penalty, scaler=scaler, fresh=fresh)
+    if scaler is not None:
+        scaler.unscale_(optimizer)
+    moved = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    parameters = [p for p in moved if not p.grad.is_sparse]  # torch has no norm of a sparse gradient
+    norm = nn.utils.clip_grad_norm_(parameters, math.inf if max_norm is None else max_norm)
+    if step.skipped is None and not torch.isfinite(norm):
+        step = replace(step, skipped="the gradient is not finite")
+    if scaler is not None:
+        scaler.step(optimizer)  # skips by itself when it finds an infinity
+        scaler.update()
+    elif step.skipped is None:
+        optimizer.step()
+    if again is not None:  # after a skipped step too: a loop of one's own cannot know what the scaler did
+        balancer.after_step(lambda: again.replay(lambda: losses_of(batches)))
+    return step
+
+
+class Again:
+    """Computes a second time what the model computed from here on: the same dropout, no second BatchNorm update."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.devices = [p.device for p in list(model.parameters())[:1] if p.device.type == "cuda"]
+        self.random = torch.get_rng_state(), [torch.cuda.get_rng_state(device) for device in self.devices]
+
+    def replay(self, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The result of `compute`; random state and buffers are left as they are."""
+        buffers = {name: value.clone() for name, value in self.model.named_buffers()}
+        with torch.random.fork_rng(self.devices), torch.no_grad():
+            torch.set_rng_state(self.random[0])
+            for device, state in zip(self.devices, self.random[1], strict=True):
+                torch.cuda.set_rng_state(state, device)
+            losses = compute()
+            for name, value in self.model.named_buffers():
+                value.copy_(buffers[name])
+        return losses
