@@ -69,7 +69,7 @@ def over_training(conflict: Mapping[str, Any], rows: Sequence[Pair], title: str,
         short = " · ".join(fit(names[k], 10.6 if wide else 12) for k in (i, j))
         body.append(text(0, y + 14, short, "label", title=label))
         body.append(text(size, y + offset + 14, share(_rate(conflict, i, j)), "value", "end"))
-        for cls, c, run in _runs([shade(cosine(conflict, at, i, j)) for at in columns]):
+        for cls, c, run in runs([shade(cosine(conflict, at, i, j)) for at in columns]):
             boxes.setdefault(cls, []).append(f"M{c} {r}h{run}v{cell / pitch:.2g}h-{run}z")
     cells = f"translate({start:g} {top + offset:g}) scale({step:.5g} {pitch:g})"
     body += [path("".join(d), cls, cells) for cls, d in sorted(boxes.items())]
@@ -94,7 +94,7 @@ def matrix(conflict: Mapping[str, Any], step: int, title: str) -> Markup:
     boxes: dict[str, list[str]] = {}
     body = [text(left, 12, f"epoch {_epoch(items(conflict, 'epoch'), [step])}", "label")]
     for i in range(count):
-        for cls, j, run in _runs([shade(cosine(conflict, step, i, j)) for j in range(i)]):
+        for cls, j, run in runs([shade(cosine(conflict, step, i, j)) for j in range(i)]):
             boxes.setdefault(cls, []).append(f"M{j} {i}h{run}v1h-{run}z")
         if i % every == 0:
             middle = (i + 0.5) * cell
@@ -116,7 +116,7 @@ def legend() -> Markup:
     return picture(378, 48, "Legend: cosine from opposed to agreeing", body, "legend")
 
 
-def _runs(shades: Sequence[str]) -> list[tuple[str, int, int]]:
+def runs(shades: Sequence[str]) -> list[tuple[str, int, int]]:
     """Neighbours of one shade as one box (shade, first, how many): smaller, and without hairlines between."""
     runs: list[tuple[str, int, int]] = []
     for at, cls in enumerate(shades):

@@ -27,6 +27,13 @@ def render_report(study: Mapping[str, Any]) -> str:
     return _environment().get_template("report.html.j2").render(page(study))
 
 
+def render_run(record: Mapping[str, Any]) -> str:
+    """The page of one training: what `polytask fit` leaves beside the model."""
+    from polytask.reports.run import run_page
+
+    return _environment().get_template("run.html.j2").render(run_page(record))
+
+
 def write_report(study: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     """Write the report; whoever looks sees the whole old file or the whole new one, never a half."""
     html = render_report(study)

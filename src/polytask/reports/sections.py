@@ -8,6 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from polytask.reports import architecture, heat, svg
+from polytask.reports.course import course
 from polytask.reports.reading import baseline, done, items, not_done, part, shown, verdict_of
 from polytask.reports.wording import (
     MARKS,
@@ -298,9 +299,17 @@ def training(study: Study) -> list[dict[str, Any]]:
             "skill": number(arm.get("valid_skill"), 3),
             "settings": {k: _pairs(v) for k, v in part(arm, "settings").items()},
             "metrics": {k: _pairs(v, rounded=True) for k, v in part(arm, "metrics").items()},
+            "course": course_of_arm(part(arm, "course"), n),
         }
         for n, arm in done(study).items()
     ]
+
+
+def course_of_arm(found: Mapping[str, Any], arm: str) -> dict[str, Markup] | None:
+    """What was drawn, frozen and weighted over time, in two widths."""
+    title = f"The course of the training: {name(arm)}"
+    wide, narrow = course(found, title), course(found, title, svg.NARROW)
+    return {"wide": wide, "narrow": narrow} if wide is not None and narrow is not None else None
 
 
 def _pairs(record: Any, rounded: bool = False) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from polytask import files
+from polytask.reports.course import course_of
 from polytask.study import reading
 from polytask.study.arms import Arm, Network
 from polytask.study.reading import Reading
@@ -94,7 +95,7 @@ class Reader:
             "status": "done", "error": None, "trials": self.trials, "seeds": self.seeds, "gains": {}, "delta_m": None,
             "settings": {"all" if len(arm.networks) == 1 else ", ".join(n.tasks):
                          dict(n.candidates[self.tuned[n]]) for n in arm.networks},
-            "valid_skill": None, "scores": {}, "metrics": {}, "curves": {}, "conflict": None, "sharing": None,
+            "valid_skill": None, "scores": {}, "metrics": {}, "curves": {}, "conflict": None, "sharing": None, "course": None,
             "cost": {"parameters": None, "train_seconds": None, "latency_ms": None},
         }  # fmt: skip
         if isinstance(found, str):
@@ -130,8 +131,9 @@ class Reader:
         conflict = self._conflict(arm.networks[0]) if len(arm.networks) == 1 else None
         rows = self.data.valid.take(slice(SHARING_ROWS)).inputs
         sharing = describe_sharing(model.trunk, model.names, rows)
+        course = course_of(self.finals[self.specs(arm.networks[0])[0]]["run"]) if len(arm.networks) == 1 else None
         return {"valid_skill": float(np.mean(skills)), "cost": cost, "curves": curves, "conflict": conflict,
-                "sharing": sharing}  # fmt: skip
+                "sharing": sharing, "course": course}  # fmt: skip
 
     def _conflict(self, network: Network) -> dict[str, Any] | None:
         """Gradient cosines over training (first seed), and how often they were negative (all seeds)."""
