@@ -395,3 +395,17 @@ def test_decay_is_for_weight_matrices_only():
     assert decayed == {n for n in names.values() if n.endswith("weight")} - {"heads.0.weight"}
     assert spared == {n for n in names.values() if n.endswith("bias")} | {"log_variance"}
     assert {(g["lr"], g["weight_decay"]) for g in optimizer.param_groups} == {(0.02, 0.3), (0.02, 0.0)}
+
+
+class TestTasksWithRowsOfTheirOwn:
+    def test_a_batch_is_evaluated_for_the_tasks_that_it_names(self):
+        model, source = make_model(), data(missing=False)
+        apart = [source.take(slice(0, 20), ["a"]), source.take(slice(20, 60), ["b"])]
+        found = evaluate(model, TASKS, apart)
+        wanted_a = evaluate(model, {"a": TASKS["a"]}, [source.take(slice(0, 20))])
+        wanted_b = evaluate(model, {"b": TASKS["b"]}, [source.take(slice(20, 60))])
+        assert found == wanted_a | wanted_b
+
+    def test_a_task_without_rows_is_named(self):
+        with pytest.raises(UserError, match="task 'b' has no labelled row"):
+            evaluate(make_model(), TASKS, [data().take(slice(0, 20), ["a"])])

@@ -18,20 +18,39 @@ from polytask.task import Task
 def predict(
     model: MultiTaskModel, tasks: Mapping[str, Task], batches: Iterable[Batch], *, place: Place | None = None
 ) -> dict[str, Tensor]:
-    """Decoded predictions of all rows on the CPU, in evaluation mode (the mode is put back)."""
+    """Decoded predictions on the CPU, in evaluation mode (the mode is put back).
+
+    A batch is predicted for the tasks that its targets name, in the order of `labels`; one without targets for all.
+    """
     place = place or Place(next(model.parameters()).device)
     parts: dict[str, list[Tensor]] = {name: [] for name in tasks}
     training = model.training
     model.eval()
     try:
         for batch in batches:
+            asked = tuple(name for name in tasks if name in batch.targets) if batch.targets else tuple(tasks)
             with place.autocast():
-                outputs = model(batch.to(place.device).inputs, tuple(tasks))
-            for name, task in tasks.items():
-                parts[name].append(task.decode(outputs[name]).cpu())
+                outputs = model(batch.to(place.device).inputs, asked)
+            for name in asked:
+                parts[name].append(tasks[name].decode(outputs[name]).cpu())
     finally:
         model.train(training)
-    return {name: torch.cat(part) for name, part in parts.items()}
+    return {name: torch.cat(part) for name, part in parts.items() if part}
+
+
+def labels(tasks: Iterable[str], batches: Sequence[Batch]) -> dict[str, Tensor]:
+    """The targets of all batches that name the task, on the CPU.
+
+    Raises:
+        UserError: a task without a labelled row.
+    """
+    found = {}
+    for name in tasks:
+        parts = [batch.targets[name].cpu() for batch in batches if name in batch.targets]
+        if not parts or all(part.is_floating_point() and bool(part.isnan().all()) for part in parts):
+            raise UserError(f"task '{name}' has no labelled row to be evaluated on")
+        found[name] = torch.cat(parts)
+    return found
 
 
 def evaluate(
@@ -50,12 +69,10 @@ def evaluate(
     Raises:
         UserError: a task without a labelled row.
     """
+    targets = labels(tasks, batches)
     predictions = predict(model, tasks, batches, place=place)
     scores: dict[str, dict[str, float]] = {}
     for name, task in tasks.items():
-        target = torch.cat([batch.targets[name].cpu() for batch in batches])
-        if target.isnan().all():
-            raise UserError(f"task '{name}' has no labelled row to be evaluated on")
         wanted = task.scores if every_score else task.scores[:1]
-        scores[name] = {score.name: score(predictions[name], target) for score in wanted}
+        scores[name] = {score.name: score(predictions[name], targets[name]) for score in wanted}
     return scores

@@ -15,7 +15,7 @@ from polytask.model import MultiTaskModel
 from polytask.records import Evaluation, Run
 from polytask.sampling import TaskSampler
 from polytask.task import Task
-from polytask.training.evaluating import evaluate, predict
+from polytask.training.evaluating import evaluate, labels, predict
 from polytask.training.optimizers import make_optimizer
 from polytask.training.stage import Plan
 from polytask.training.step import train_step
@@ -43,7 +43,7 @@ def fit(
     Args:
         model: trained in place and left with its best weights.
         sampler: draws the training batches.
-        valid: validation batches; every task needs a label there.
+        valid: validation batches, with all targets or each with those of some tasks; every task needs a label there.
         constant: per task the score of the best constant prediction, from which the skill is measured; by default
             the perfect score's distance from the score before training.
         halves: 0 or 1 for each validation row; the skill on each half is then recorded (`Run.honest_skill`).
@@ -61,7 +61,7 @@ def fit(
     run, started = Run(tuple(tasks)), time.perf_counter()
     if constant is None:
         constant = {n: s[tasks[n].score.name] for n, s in evaluate(model, tasks, valid, place=place).items()}
-    targets = {name: torch.cat([batch.targets[name].cpu() for batch in valid]) for name in tasks}
+    targets = labels(tasks, valid)
     best: dict[str, Tensor] = {}
     window = Window(tuple(tasks))
     for _ in range(plan.epochs):
