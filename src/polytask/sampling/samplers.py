@@ -6,46 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from polytask.batch import Batch
 from polytask.errors import UserError
 from polytask.sampling.base import TaskSampler
+from polytask.sampling.order import Shuffle
 from polytask.sampling.source import TensorSource
-
-
-class Shuffle:
-    """Endless shuffled rows; the order of an epoch is a function of (seed, epoch), so two numbers resume it exactly."""
-
-    def __init__(self, rows: Tensor, batch_size: int, seed: int) -> None:
-        if batch_size < 1:
-            raise UserError(f"batch_size must be at least 1, got {batch_size}")
-        self.rows, self.batch_size, self.seed = rows, batch_size, seed
-        self.epoch = self.cursor = 0
-        self._order = self._shuffled()
-
-    def _shuffled(self) -> Tensor:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        return self.rows[torch.randperm(len(self.rows), generator=generator)]
-
-    def __len__(self) -> int:
-        """Batches in an epoch; the last one may be smaller, so that every row is seen once."""
-        return -(-len(self.rows) // self.batch_size)
-
-    def next(self) -> Tensor:
-        if self.cursor >= len(self.rows):
-            self.epoch, self.cursor = self.epoch + 1, 0
-            self._order = self._shuffled()
-        rows = self._order[self.cursor : self.cursor + self.batch_size]
-        self.cursor += self.batch_size
-        return rows
-
-    def state_dict(self) -> dict[str, int]:
-        return {"epoch": self.epoch, "cursor": self.cursor}
-
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        self.epoch, self.cursor = state["epoch"], state["cursor"]
-        self._order = self._shuffled()
 
 
 class AllTasks(TaskSampler):
