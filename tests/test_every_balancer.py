@@ -10,6 +10,7 @@ from polytask import (
     Clipped,
     GramBalancer,
     LogGramian,
+    LookAhead,
     LossBalancer,
     NormalisedLosses,
     RefreshEvery,
@@ -25,6 +26,7 @@ OPTIONS = {"manual": {"weights": {"a": 1.0, "b": 0.5, "c": 2.0}}}
 SIZES = {"a": 100, "b": 300, "c": 50}
 WRAPPED = {
     "logged": lambda: LogGramian(Equal(), every=2),
+    "looked ahead": lambda: LookAhead(Equal(), TASKS, every=2),
     "normalised": lambda: NormalisedLosses(UPGrad(), TASKS),
     "refreshed": lambda: RefreshEvery(UPGrad(), 3, TASKS),
     "averaged": lambda: AveragedGramian(UPGrad(), 0.9, TASKS),

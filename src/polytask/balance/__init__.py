@@ -20,6 +20,7 @@ from polytask.balance.imtl import IMTL
 from polytask.balance.imtlg import IMTLG, ConFIG
 from polytask.balance.imtll import IMTLL
 from polytask.balance.logging import LogGramian
+from polytask.balance.look_ahead import LookAhead
 from polytask.balance.mgda import MGDA
 from polytask.balance.moco import MoCo
 from polytask.balance.modo import MoDo
@@ -78,6 +79,7 @@ __all__ = [
     "InverseValidation",
     "JacobianBalancer",
     "LogGramian",
+    "LookAhead",
     "LogSum",
     "LossBalancer",
     "Manual",
