@@ -162,6 +162,36 @@ def balancers_see_what_serves_says(make: Make, inputs: Any, tasks: tuple[str, ..
         assert set(by) == set(served[name]), f"{name} serves {list(served[name])}, and a balancer sees {by}"
 
 
+def depths_rise(make: Make, inputs: Any, tasks: tuple[str, ...]) -> None:
+    """What reaches the inputs of a module lies no deeper in the tree of `depths()` than the module."""
+    trunk = shaken(make()).eval()
+    depth: dict[int, int] = {}
+    for place, level in enumerate(trunk.depths()):
+        for part in level:
+            for p in [part] if isinstance(part, nn.Parameter) else part.parameters():
+                depth.setdefault(id(p), place)
+    last, heard = len(trunk.depths()) - 1, dict[str, list[Tensor]]()
+    own = {name: list(module.parameters(recurse=False)) for name, module in trunk.named_modules()}
+    for name, module in trunk.named_modules():
+        if own[name] and module is not trunk:
+            module.register_forward_hook(
+                lambda _, given, __, name=name: heard.setdefault(name, []).extend(tensors(given))
+            )
+    trunk(inputs, tasks)
+    before = dict(heard)
+    for name, p in trunk.named_parameters():
+        heard.clear()
+        with torch.no_grad():
+            kept = p.clone()
+            p.add_(0.3 * torch.randn_like(p))
+            trunk(inputs, tasks)
+            p.copy_(kept)
+        for module in heard.keys() & before.keys():  # which ones run may be learnt
+            if not any(torch.equal(x, y) for x, y in zip(heard[module], before[module], strict=True)):
+                low, high = depth.get(id(p), last), max(depth.get(id(q), last) for q in own[module])
+                assert low <= high, f"{module} sees what {name} gives, and lies at {high} below {low}"
+
+
 def every_parameter_is_trained(make: Make, inputs: Any, tasks: tuple[str, ...]) -> None:
     """The losses of all tasks and the penalty together reach every parameter that is not frozen."""
     trunk = shaken(make())
@@ -293,6 +323,7 @@ TRUNK_CHECKS: dict[str, Callable[[Make, Any, tuple[str, ...]], None]] = {
         batch_of_one,
         gradients_reach_what_serves_says,
         balancers_see_what_serves_says,
+        depths_rise,
         every_parameter_is_trained,
         state_dict_round_trip,
         the_seed_decides,

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from polytask.encoders import Encoder, out_width, stages, widths
 from polytask.errors import UserError
-from polytask.trunks.base import Mixing, Trunk
+from polytask.trunks.base import Layers, Mixing, Trunk
 from polytask.trunks.cooling import Temperature
 from polytask.trunks.routing import spread
 
@@ -105,6 +105,11 @@ class AdaShare(Trunk):
         selected = (self.policy[self.names.index(task)] > 0).tolist()
         skipped = {block for block, keep in zip(self.blocks, selected, strict=True) if not keep}
         return nn.Sequential(*(stage for number, stage in enumerate(self.stages) if number not in skipped))
+
+    def depths(self) -> Layers:
+        found: Layers = [[stage] for stage in self.stages]
+        found[self.blocks[0]] += self.policy  # from here on it decides
+        return found
 
     def parts(self) -> Mapping[str, Sequence[str]]:
         return {f"policy.{place}": (name,) for place, name in enumerate(self.names)}

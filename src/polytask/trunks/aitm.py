@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from polytask.encoders import MLP
 from polytask.errors import UserError, nearest
-from polytask.trunks.base import Mixing, Trunk
+from polytask.trunks.base import Layers, Mixing, Trunk, beside, in_layers
 
 
 class InformationTransfer(nn.Module):
@@ -88,6 +88,9 @@ class AITM(Trunk):
 
     def penalty(self) -> Tensor | None:
         return self.trunk.penalty()
+
+    def depths(self) -> Layers:
+        return [*self.trunk.depths(), *beside(*(in_layers(tower) for tower in self.towers)), [*self.transfers]]
 
     def parts(self) -> Mapping[str, Sequence[str]]:
         later = {name: self.names[place:] for place, name in enumerate(self.names)}

@@ -5,9 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from torch import Tensor, nn
+
+from polytask.encoders import Encoder, stages
+
+Layers = list[list[nn.Module | nn.Parameter]]
+"""What lies at each depth, from the inputs up."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,39 @@ class Trunk(nn.Module, ABC):
             served[name] = tuple(task for task in tasks if task in owners)
         return served
 
+    def depths(self) -> Layers:
+        """What lies at each depth, from the inputs up; what is named nowhere lies at the last one.
+
+        What learning rates by depth and gradual unfreezing go by.
+        """
+        return [[self]]
+
     def coefficients(self, inputs: Any) -> dict[str, Mixing]:
         """What was learnt about mixing, by name: gates averaged over the rows of `inputs`, stitches, choices."""
         return {}
+
+
+def in_layers(encoder: Encoder) -> Layers:
+    """The stages of an encoder, each a depth; of an encoder in one stage its children, in their order.
+
+    >>> len(in_layers(nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))))
+    3
+    """
+    chain = stages(encoder)
+    opaque = len(chain) == 1 and not isinstance(chain[0], nn.Sequential)
+    return [[layer] for layer in (stages(nn.Sequential(*_within(chain[0]))) if opaque else chain)]
+
+
+def _within(module: nn.Module) -> list[nn.Module]:
+    """What is run one after the other, as far as lists of blocks show it; else the module."""
+    lists = (nn.ModuleList, nn.Sequential)
+    if isinstance(module, lists):
+        return stages(module) if len(module) else []
+    if not any(isinstance(part, lists) and len(part) > 1 for part in module.modules()):
+        return [module]
+    return [layer for child in module.children() for layer in _within(child)]
+
+
+def beside(*parts: Sequence[Sequence[nn.Module | nn.Parameter]]) -> Layers:
+    """What lies side by side, depth by depth."""
+    return [[one for level in levels for one in level] for levels in zip_longest(*parts, fillvalue=[])]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from polytask.encoders import Encoder, copies, out_width, stages
 from polytask.errors import UserError
-from polytask.trunks.base import Mixing, Trunk
+from polytask.trunks.base import Layers, Mixing, Trunk
 
 Tree = Sequence[Sequence[Sequence[str]]]
 """For each stage the groups of tasks that share it; deeper groups lie within those above."""
@@ -54,6 +54,9 @@ class Branched(Trunk):
             features = {place: nodes[place](features[parents[place]]) for place in asked}  # type: ignore[index]
         last = {name: place for place, group in enumerate(self.tree[-1]) for name in group}
         return {name: features[last[name]] for name in tasks}
+
+    def depths(self) -> Layers:
+        return [list(cast(nn.ModuleList, nodes)) for nodes in self.nodes]
 
     def parts(self) -> Mapping[str, Sequence[str]]:
         return {

@@ -10,6 +10,7 @@ from torch import nn
 
 from polytask.encoders import Encoder
 from polytask.errors import UserError, nearest
+from polytask.trunks.base import Layers, beside
 from polytask.trunks.conditions import CONVOLUTIONS, KINDS, NORMS, RECURRENT, FiLM, Heads
 from polytask.trunks.descriptors import OneHot, TaskDescriptor
 from polytask.trunks.opened_attention import open_attention
@@ -96,6 +97,9 @@ class Conditioned(RoutedTrunk):
         super()._tell(tasks)
         self.route.z = self.descriptor(tasks)
         self.route.components = self.descriptor.components(self.route.asked)
+
+    def depths(self) -> Layers:
+        return beside([[self.descriptor]], super().depths())  # it enters the lowest layer that is told
 
     def parts(self) -> Mapping[str, Sequence[str]]:
         found: dict[str, list[str]] = {}

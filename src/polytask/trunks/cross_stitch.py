@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from polytask.encoders import Encoder, channel_axis, out_width, stages, widths
 from polytask.errors import UserError
-from polytask.trunks.base import Mixing, Trunk
+from polytask.trunks.base import Layers, Mixing, Trunk, beside
 from polytask.trunks.soft import chains_of, streams_of
 
 
@@ -76,6 +76,10 @@ class CrossStitch(Trunk):
             features = [chain[stage](x) for chain, x in zip(chains, features, strict=True)]
             features = stitched(stitch, features, channel_axis(chains[0][stage], features[0]))
         return {name: features[self.names.index(name)] for name in tasks}
+
+    def depths(self) -> Layers:
+        chains = ([[stage] for stage in chain] for chain in chains_of(self.streams))
+        return beside(*chains, [[one] for one in self.stitches])
 
     def coefficients(self, inputs: Any) -> dict[str, Mixing]:
         return {

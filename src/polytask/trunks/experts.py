@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from polytask.encoders import channel_axis, copies, out_width
 from polytask.errors import UserError
-from polytask.trunks.base import Mixing, Trunk
+from polytask.trunks.base import Layers, Mixing, Trunk, beside, in_layers
 
 THIN = 64  # columns; a product with no more of them keeps a processor waiting (benchmarks/experts.py)
 WIDE = 128  # columns; from here on a CPU runs large batches faster with one expert after the other (docs/trunks.md)
@@ -111,6 +111,10 @@ class Experts(nn.Module):
             rows = self.dropout(torch.relu(rows @ layer.weight[number] + layer.bias[number]))
         return rows
 
+    def in_layers(self) -> Layers:
+        """What lies at each depth."""
+        return beside(*(in_layers(expert) for expert in self.listed), [[layer] for layer in self.layers])
+
 
 def pooled(stem: nn.Module, features: Tensor) -> Tensor:
     """What a gate sees: a vector per row, the mean over positions where there are any."""
@@ -165,6 +169,9 @@ class Mixture(Trunk):
         rows = self.stem(inputs)
         outputs, seen = self.experts(rows), pooled(self.stem, rows)
         return {name: mix(self.gate(seen, name), outputs) for name in tasks}
+
+    def depths(self) -> Layers:
+        return [*in_layers(self.stem), *self.experts.in_layers()]
 
     @abstractmethod
     def gate(self, rows: Tensor, name: str) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from polytask.encoders import Encoder, copies, out_width, whole
 from polytask.errors import UserError
-from polytask.trunks.base import Mixing, Trunk
+from polytask.trunks.base import Layers, Mixing, Trunk, beside
 from polytask.trunks.hard import HardSharing
 
 
@@ -48,6 +48,9 @@ class Grouped(Trunk):
 
     def _trunks(self) -> list[Trunk]:
         return cast(list[Trunk], list(self.trunks))
+
+    def depths(self) -> Layers:
+        return beside(*(trunk.depths() for trunk in self._trunks()))
 
     def parts(self) -> Mapping[str, Sequence[str]]:
         found: dict[str, Sequence[str]] = {}

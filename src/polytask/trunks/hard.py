@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from polytask.encoders import Encoder, out_width, whole
-from polytask.trunks.base import Trunk
+from polytask.trunks.base import Layers, Trunk, in_layers
 
 
 class HardSharing(Trunk):
@@ -25,3 +25,6 @@ class HardSharing(Trunk):
     def forward(self, inputs: Any, tasks: Sequence[str]) -> dict[str, Any]:
         features = self.encoder(inputs)
         return dict.fromkeys(tasks, features)
+
+    def depths(self) -> Layers:
+        return in_layers(self.encoder)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from polytask.encoders import Encoder, channel_axis, out_width, stages, widths
 from polytask.errors import UserError, nearest
-from polytask.trunks.base import Trunk
+from polytask.trunks.base import Layers, Trunk, in_layers
 
 
 class Hierarchical(Trunk):
@@ -95,6 +95,9 @@ class Hierarchical(Trunk):
         strength, then = self._held
         gaps = [(p - then[name].to(p)).square().sum() for name, p in self.stages.named_parameters()]
         return strength * torch.stack(gaps).sum()
+
+    def depths(self) -> Layers:
+        return [*in_layers(self.stages), [*self.necks]]
 
     def parts(self) -> Mapping[str, Sequence[str]]:
         above = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from polytask.encoders import Encoder, copies, out_width, stages
 from polytask.errors import UserError
-from polytask.trunks.base import Mixing, Trunk
+from polytask.trunks.base import Layers, Mixing, Trunk, beside
 from polytask.trunks.branched import Branched
 from polytask.trunks.cooling import Temperature
 
@@ -100,6 +100,10 @@ class LearningToBranch(Trunk):
             tree.append([tuple(n for n in self.names if paths[n][depth] == node) for node in taken])
             nodes.append([self._stage(depth)[node] for node in taken])
         return Branched.of(nodes, tree, self.out_features).train(self.training)
+
+    def depths(self) -> Layers:
+        nodes: Layers = [list(cast(nn.ModuleList, nodes)) for nodes in self.nodes]
+        return beside(nodes, [[choice] for choice in self.choices])
 
     def parts(self) -> Mapping[str, Sequence[str]]:
         return {f"leaves.{place}": (name,) for place, name in enumerate(self.names)}

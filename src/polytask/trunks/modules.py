@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from polytask.errors import UserError
-from polytask.trunks.base import Mixing, Trunk
+from polytask.trunks.base import Layers, Mixing, Trunk, beside, in_layers
 from polytask.trunks.experts import BatchedLinear, stem_width
 
 
@@ -81,6 +81,10 @@ class SoftModules(Trunk):
             if number < len(self.recall):
                 seen = self.recall[number](found[-1].flatten(1)) * code
         return found
+
+    def depths(self) -> Layers:
+        ways = ([[module] for module in group] for group in (self.blocks, self.routes, self.recall))
+        return [*in_layers(self.stem), *beside(*ways, [[self.encode, *self.descriptions]])]
 
     def parts(self) -> Mapping[str, Sequence[str]]:
         return {f"descriptions.{number}": (name,) for number, name in enumerate(self.names)}

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from polytask.encoders import Encoder, channel_axis, stages, widths
 from polytask.errors import UserError
-from polytask.trunks.base import Mixing, Trunk
+from polytask.trunks.base import Layers, Mixing, Trunk, beside
 
 
 class _Mask(nn.Module):
@@ -91,6 +91,10 @@ class MTAN(Trunk):
     def mask(self, name: str, stage: int) -> nn.Module:
         """The mask of one task on one stage."""
         return cast(nn.ModuleList, self.masks[self.names.index(name)])[stage]
+
+    def depths(self) -> Layers:
+        chains = ([[module] for module in cast(nn.ModuleList, chain)] for chain in (self.chain, *self.masks))
+        return beside(*chains)
 
     def parts(self) -> Mapping[str, Sequence[str]]:
         return {f"masks.{number}": (name,) for number, name in enumerate(self.names)}

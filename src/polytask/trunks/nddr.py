@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from polytask.encoders import Encoder, channel_axis, stages, widths
-from polytask.trunks.base import Mixing, Trunk
+from polytask.trunks.base import Layers, Mixing, Trunk, beside
 from polytask.trunks.cross_stitch import own_and_others
 from polytask.trunks.soft import chains_of, streams_of
 
@@ -55,6 +55,10 @@ class NDDR(Trunk):
             wanted = everyone if stage < len(self.fusions) - 1 else asked
             features = {t: fusions[t](joined).movedim(-1, axis) for t in wanted}  # type: ignore[index]
         return {name: features[place] for name, place in zip(tasks, asked, strict=True)}
+
+    def depths(self) -> Layers:
+        chains = ([[stage] for stage in chain] for chain in chains_of(self.streams))
+        return beside(*chains, [[one] for one in self.fusions])
 
     def parts(self) -> Mapping[str, Sequence[str]]:
         last = len(self.fusions) - 1

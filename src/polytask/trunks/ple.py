@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from polytask.errors import UserError
-from polytask.trunks.base import Mixing, Trunk
+from polytask.trunks.base import Layers, Mixing, Trunk, beside, in_layers
 from polytask.trunks.experts import Experts, mix, pooled, stem_width
 
 SHARED = -1  # the place of the shared path, after the tasks
@@ -34,6 +34,13 @@ class _Level(nn.Module):
     def joined(self) -> bool:
         """Whether task experts and the shared path meet here."""
         return self.shared is not None and len(self.own) > 0
+
+    def in_layers(self) -> Layers:
+        """What lies at each depth; the gates with the last layer of the experts."""
+        experts = [*self.own, *([self.shared] if self.shared is not None else [])]
+        columns = beside(*(cast(Experts, one).in_layers() for one in experts))
+        columns[-1] += [*self.gates, *([self.shared_gate] if self.shared_gate is not None else [])]
+        return columns
 
     def experts(self, paths: Mapping[int, Tensor], wanted: Sequence[int]) -> dict[int, Tensor]:
         """Outputs (E, B, ...) of the experts of the wanted tasks, then of the shared ones."""
@@ -136,6 +143,9 @@ class PLE(Trunk):
 
     def _levels(self) -> list[_Level]:
         return cast(list[_Level], list(self.levels))
+
+    def depths(self) -> Layers:
+        return [*in_layers(self.stem), *(layer for level in self._levels() for layer in level.in_layers())]
 
     def parts(self) -> Mapping[str, Sequence[str]]:
         found: dict[str, Sequence[str]] = {}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from polytask.batch import Batch, map_tensors
 from polytask.encoders import Encoder, out_width, stages, whole
 from polytask.errors import UserError, nearest
-from polytask.trunks.base import Trunk
+from polytask.trunks.base import Layers, Trunk, in_layers
 
 
 class MixedTasks(NamedTuple):
@@ -217,6 +217,9 @@ class RoutedTrunk(Trunk):
             if isinstance(module, PerTask)
             for place, task in enumerate(self.names)
         }
+
+    def depths(self) -> Layers:
+        return in_layers(self.encoder)
 
     @torch.no_grad()
     def merged(self, task: str) -> nn.Module:

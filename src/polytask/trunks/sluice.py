@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from polytask.encoders import Encoder, channel_axis, stages, widths
 from polytask.errors import UserError
-from polytask.trunks.base import Mixing, Trunk
+from polytask.trunks.base import Layers, Mixing, Trunk, beside
 from polytask.trunks.cross_stitch import own_and_others, stitched
 from polytask.trunks.soft import chains_of, streams_of
 
@@ -92,6 +92,10 @@ class Sluice(Trunk):
             raise UserError(f"stage {number} has no weight matrix with one row for each output: give orthogonality=0")
         first, second = matrices[-1].flatten(1).chunk(2)
         return (first @ second.T).square().sum()
+
+    def depths(self) -> Layers:
+        chains = ([[stage] for stage in chain] for chain in chains_of(self.streams))
+        return beside(*chains, [[one] for one in self.stitches])
 
     def parts(self) -> Mapping[str, Sequence[str]]:
         return {f"layer_mix.{number}": (name,) for number, name in enumerate(self.names)}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from polytask.encoders import Encoder, copies, out_width, stages
 from polytask.errors import UserError
-from polytask.trunks.base import Mixing, Trunk
+from polytask.trunks.base import Layers, Mixing, Trunk, beside, in_layers
 
 
 def streams_of(encoder: Encoder, count: int, init: str) -> nn.ModuleList:
@@ -107,6 +107,9 @@ class SoftSharing(Trunk):
 
     def _trace(self, stage: int) -> Tensor:
         return torch.linalg.svdvals(torch.stack(self._vectors(stage))).sum()
+
+    def depths(self) -> Layers:
+        return beside(*(in_layers(chain) for chain in chains_of(self.streams)))
 
     def parts(self) -> Mapping[str, Sequence[str]]:
         return {f"streams.{number}": (name,) for number, name in enumerate(self.names)}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from polytask.encoders import Encoder, channel_axis, stages, widths
 from polytask.errors import UserError
-from polytask.trunks.base import Mixing, Trunk
+from polytask.trunks.base import Layers, Mixing, Trunk, in_layers
 from polytask.trunks.experts import pooled
 
 
@@ -86,6 +86,9 @@ class TaskToken(Trunk):
         if rows.ndim < 3:
             raise UserError(f"features of shape {tuple(rows.shape[1:])} have no tokens to attend to: use over='layers'")
         return self.bring[0](rows.flatten(1, -2))
+
+    def depths(self) -> Layers:
+        return [*in_layers(self.chain), [*self.bring, self.attention, *self.tokens]]
 
     def parts(self) -> Mapping[str, Sequence[str]]:
         return {f"tokens.{number}": (name,) for number, name in enumerate(self.names)}
