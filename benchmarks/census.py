@@ -25,7 +25,7 @@ from polytask.sampling import AllTasks
 from polytask.study.rows import subset
 from polytask.table.prepare import Prepared, prepare
 from polytask.table.recipe import TableRecipe
-from polytask.training import Plan, evaluate, fit
+from polytask.training import Stage, evaluate, fit
 from polytask.trunks import AITM
 
 TASKS = ("income_50k", "never_married")
@@ -57,7 +57,7 @@ def train(data: Prepared, trunk: str, names: tuple[str, ...], seed: int, epochs:
         {name: data.tasks[name] for name in names},
         AllTasks(subset(data.train, names), batch_size=BATCH, seed=seed),
         subset(data.valid, names).batches(8192),
-        plan=Plan(epochs, patience=2, patience_steps=0),
+        plan=Stage(epochs, patience=2, patience_steps=0),
     )
     scores = evaluate(
         model, {n: data.tasks[n] for n in names}, subset(data.test, names).batches(8192), every_score=False

@@ -10,7 +10,7 @@ from polytask import (
     AllTasks,
     HardSharing,
     MultiTaskModel,
-    Plan,
+    Stage,
     Task,
     TensorSource,
     UncertaintyWeighting,
@@ -36,7 +36,7 @@ run = fit(
     AllTasks(train, batch_size=64),
     valid.batches(1000),
     balancer=UncertaintyWeighting(list(tasks)),
-    plan=Plan(epochs=30),
+    plan=Stage(epochs=30),
 )
 print(f"best epoch {run.best} of {len(run.evaluations)}")
 for name, scores in evaluate(model, tasks, valid.batches(1000)).items():

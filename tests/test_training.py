@@ -22,7 +22,7 @@ from polytask import (
     MultiTaskModel,
     OneTask,
     PCGrad,
-    Plan,
+    Stage,
     Task,
     TensorSource,
     UncertaintyWeighting,
@@ -222,7 +222,7 @@ class TestEvaluate:
 def train(model=None, balancer=None, tasks=TASKS, epochs=4, seed=0, source=None, sampler=None, **options):
     model = model or make_model(tasks)
     sampler = sampler or AllTasks(source or data(), batch_size=16, seed=seed)
-    plan = options.pop("plan", Plan(epochs=epochs, lr=0.01))
+    plan = options.pop("plan", Stage(epochs=epochs, lr=0.01))
     return model, fit(model, tasks, sampler, data(seed=9).batches(64), balancer=balancer, plan=plan, **options)
 
 
@@ -262,7 +262,7 @@ class TestFit:
         model = MultiTaskModel(trunk, {n: nn.Linear(6, 1) for n in tasks})
         x = torch.randn(20, 4)
         source = TensorSource(x, {n: x[:, i] for i, n in enumerate(tasks)})
-        run = fit(model, tasks, AllTasks(source), source.batches(20), balancer=MGDA(), plan=Plan(epochs=1))
+        run = fit(model, tasks, AllTasks(source), source.batches(20), balancer=MGDA(), plan=Stage(epochs=1))
         assert set(run.evaluations[0].weights) == {"a", "b"}
         assert run.evaluations[0].cosine[2] == [None, None, None]
 
@@ -274,7 +274,7 @@ class TestFit:
         def remember(evaluation):
             kept[evaluation.epoch] = [p.clone() for p in model.state_dict().values()]
 
-        plan = Plan(epochs=30, lr=0.5, patience=4, patience_steps=0, max_norm=None)
+        plan = Stage(epochs=30, lr=0.5, patience=4, patience_steps=0, max_norm=None)
         _, run = train(model, plan=plan, on_evaluation=remember)
         assert len(run.evaluations) == run.best + 1 + 4
         assert run.best < 25
@@ -284,7 +284,7 @@ class TestFit:
         assert again["a"]["rmse"] == run.evaluations[run.best].scores["a"]
 
     def test_without_patience_it_trains_to_the_end(self):
-        _, run = train(plan=Plan(epochs=12, lr=0.5, patience=None))
+        _, run = train(plan=Stage(epochs=12, lr=0.5, patience=None))
         assert len(run.evaluations) == 12
 
     def test_the_same_seed_gives_the_same_weights(self):
@@ -298,7 +298,7 @@ class TestFit:
         assert not same(weights(first), weights(train(balancer=PCGrad(), model=make_model(seed=1, dropout=0.3))[0]))
 
     def test_the_unit_of_a_target_does_not_matter(self):
-        model, _ = train(plan=Plan(epochs=5, lr=0.01, patience=None))
+        model, _ = train(plan=Stage(epochs=5, lr=0.01, patience=None))
         source = data()
         source.targets["a"] = source.targets["a"] * 1e6 + 3e6
         tasks = {**TASKS, "a": Task.regression("a", center=3e6, scale=1e6)}
@@ -306,13 +306,13 @@ class TestFit:
         valid = data(seed=9)
         valid.targets["a"] = valid.targets["a"] * 1e6 + 3e6
         sampler = AllTasks(source, batch_size=16)
-        fit(scaled, tasks, sampler, valid.batches(64), plan=Plan(epochs=5, lr=0.01, patience=None))
+        fit(scaled, tasks, sampler, valid.batches(64), plan=Stage(epochs=5, lr=0.01, patience=None))
         for left, right in zip(weights(model), weights(scaled), strict=True):
             torch.testing.assert_close(left, right, rtol=1e-3, atol=1e-4)
 
     def test_patience_lasts_a_number_of_steps_where_epochs_are_short(self):
-        _, run = train(plan=Plan(epochs=60, lr=0.5, patience=1, patience_steps=0))
-        _, longer = train(plan=Plan(epochs=60, lr=0.5, patience=1, patience_steps=42))
+        _, run = train(plan=Stage(epochs=60, lr=0.5, patience=1, patience_steps=0))
+        _, longer = train(plan=Stage(epochs=60, lr=0.5, patience=1, patience_steps=42))
         per_epoch = run.evaluations[0].step
         assert run.stale == 1
         assert longer.stale == -(-42 // per_epoch) > 1
@@ -335,7 +335,7 @@ class TestFit:
             return (output[:, 0] - target) ** 2 * (NAN if calls["n"] % 2 else 1.0)
 
         tasks = {**TASKS, "a": replace(TASKS["a"], loss=now_and_then)}
-        _, run = train(tasks=tasks, plan=Plan(epochs=20, patience=None))
+        _, run = train(tasks=tasks, plan=Stage(epochs=20, patience=None))
         assert run.steps == 80
         assert run.skipped == 40
         assert all(math.isfinite(e.losses["a"]) for e in run.evaluations)
@@ -361,7 +361,7 @@ class TestFit:
 
 
 def test_one_task_per_group_is_the_single_task_networks_bit_for_bit():
-    source, plan = data(missing=False), Plan(epochs=3, lr=0.01, max_norm=None, patience=None)
+    source, plan = data(missing=False), Stage(epochs=3, lr=0.01, max_norm=None, patience=None)
     singles = {n: make_model({n: TASKS[n]}, seed=i) for i, n in enumerate(TASKS)}
     parts = copy.deepcopy(singles)
     trunk = Grouped([(n,) for n in TASKS], [parts[n].trunk for n in TASKS])
@@ -388,7 +388,7 @@ def test_decay_is_for_weight_matrices_only():
     model = MultiTaskModel(trunk, {n: make_head(t, 5) for n, t in TASKS.items()})
     model.heads[0].weight.requires_grad_(False)
     balancer = UncertaintyWeighting(["a", "b"])
-    optimizer = make_optimizer(model, balancer, Plan(lr=0.02, weight_decay=0.3))
+    optimizer = make_optimizer(model, balancer, Stage(lr=0.02, weight_decay=0.3))
     names = {p: n for n, p in [*model.named_parameters(), *balancer.named_parameters()]}
     decayed = {names[p] for g in optimizer.param_groups if g["weight_decay"] for p in g["params"]}
     spared = {names[p] for g in optimizer.param_groups if not g["weight_decay"] for p in g["params"]}

@@ -37,11 +37,11 @@ _HOMES = {
     "NormalisedLosses": "balance",
     "OneTask": "sampling",
     "PCGrad": "balance",
-    "Plan": "training",
     "Probed": "balance",
     "RefreshEvery": "balance",
     "Run": "records",
     "Separate": "trunks",
+    "Stage": "training",
     "Step": "records",
     "Study": "study.study",
     "Task": "task",
@@ -110,7 +110,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     )
     from polytask.study.study import Study as Study
     from polytask.task import Task as Task
-    from polytask.training import Plan as Plan, evaluate as evaluate, fit as fit, train_step as train_step
+    from polytask.training import Stage as Stage, evaluate as evaluate, fit as fit, train_step as train_step
     from polytask.trunks import (
         Grouped as Grouped,
         HardSharing as HardSharing,

@@ -22,7 +22,7 @@ from polytask.table.recipe import TableRecipe
 from polytask.table.stratify import assign_rows
 from polytask.table.tasks import constant_scores, make_task
 from polytask.task import Task
-from polytask.training import Plan, batch_size_for, fit
+from polytask.training import Stage, batch_size_for, fit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -116,7 +116,7 @@ class MultiTaskEstimator:
                 AllTasks(train.to(place.device), batch_size=self.batch_size or batch_size_for(len(train)), seed=seed),
                 valid,
                 balancer=make_balancer(self.balancer, names, sizes=train.sizes()),
-                plan=Plan(self.epochs, self.patience, self.lr, self.weight_decay),
+                plan=Stage(self.epochs, self.patience, self.lr, self.weight_decay),
                 constant=constant,
                 place=place,
             )

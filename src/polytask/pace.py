@@ -148,6 +148,25 @@ class OneCycle(Pace):
         return Cosine(1.0, 1 / (self.first * self.last))(step - top, steps - top)
 
 
+@dataclass(frozen=True)
+class WarmUp(Pace):
+    """In a straight line from `start` to 1 in the first `cut` of the steps, then another pace over the rest.
+
+    >>> [WarmUp(0.1, start=0.5, then=Linear(1.0, 0.0))(step, 100) for step in (0, 5, 10, 55)]
+    [0.5, 0.75, 1.0, 0.5]
+    """
+
+    cut: float = 0.1
+    start: float = 0.01
+    then: Pace = Constant()
+
+    def at(self, step: float, steps: float) -> float:
+        top = steps * self.cut
+        if step < top:
+            return Linear(self.start, 1.0)(step, top)
+        return self.then(step - top, steps - top) if steps > top else self.then(1.0, 1.0)
+
+
 PACES: dict[str, type[Pace]] = {
     "constant": Constant,
     "linear": Linear,
@@ -156,5 +175,6 @@ PACES: dict[str, type[Pace]] = {
     "geometric": Geometric,
     "slanted": SlantedTriangular,
     "onecycle": OneCycle,
+    "warmup": WarmUp,
 }
 """The paces that have a name on the command line; all values have defaults."""

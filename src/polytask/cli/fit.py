@@ -20,7 +20,7 @@ from polytask.table.opening import Table
 from polytask.table.predictor import TablePredictor
 from polytask.table.prepare import prepare
 from polytask.table.recipe import TableRecipe
-from polytask.training import Plan, batch_size_for, evaluate, fit
+from polytask.training import Stage, batch_size_for, evaluate, fit
 
 
 def fit_table(table: Table, asked: FitConfig, *, quiet: bool) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def fit_table(table: Table, asked: FitConfig, *, quiet: bool) -> dict[str, Any]:
         AllTasks(data.train.to(place.device), batch_size=batch, seed=asked.seed),
         data.valid.batches(VALID_BATCH),
         balancer=balancer,
-        plan=Plan(asked.epochs, asked.patience, asked.lr, asked.weight_decay),
+        plan=Stage(asked.epochs, asked.patience, asked.lr, asked.weight_decay),
         constant=data.constant["valid"],
         place=place,
         on_evaluation=None if quiet else _line,

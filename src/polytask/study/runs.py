@@ -18,7 +18,7 @@ from polytask.sampling import AllTasks, TensorSource
 from polytask.study.arms import Network
 from polytask.study.rows import Rows, load_rows, subset
 from polytask.table.recipe import TableRecipe
-from polytask.training import Plan, batch_size_for, fit
+from polytask.training import Stage, batch_size_for, fit
 
 TUNING_SEED = 1_000_003  # tuning runs never share a seed with the runs that are compared
 GRAMIAN_EVERY = 20
@@ -92,7 +92,7 @@ def _network(folder: Path, spec: RunSpec, budget: Budget) -> dict[str, Any]:
         AllTasks(train.to(place.device), batch_size=budget.batch_for(len(train)), seed=spec.seed),
         valid.batches(VALID_BATCH),
         balancer=_balancer(spec, train),
-        plan=Plan(budget.epochs, budget.patience, settings["lr"], settings["weight_decay"]),
+        plan=Stage(budget.epochs, budget.patience, settings["lr"], settings["weight_decay"]),
         constant=rows.constant,
         halves=rows.valid.labelled(names) % 2,  # the same halves for every network
         place=place,

@@ -3,13 +3,13 @@
 from polytask.training.evaluating import evaluate, predict
 from polytask.training.fit import fit
 from polytask.training.optimizers import make_optimizer
-from polytask.training.stage import Plan, batch_size_for
+from polytask.training.stage import Stage, batch_size_for
 from polytask.training.step import task_losses, train_step
 from polytask.training.window import MAX_SKIPPED
 
 __all__ = [
     "MAX_SKIPPED",
-    "Plan",
+    "Stage",
     "batch_size_for",
     "evaluate",
     "fit",

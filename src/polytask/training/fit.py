@@ -17,7 +17,7 @@ from polytask.sampling import TaskSampler
 from polytask.task import Task
 from polytask.training.evaluating import evaluate, labels, predict
 from polytask.training.optimizers import make_optimizer
-from polytask.training.stage import Plan
+from polytask.training.stage import Stage
 from polytask.training.step import train_step
 from polytask.training.window import Window
 
@@ -30,7 +30,7 @@ def fit(
     *,
     balancer: Balancer | None = None,
     optimizer: torch.optim.Optimizer | None = None,
-    plan: Plan | None = None,
+    plan: Stage | None = None,
     constant: Mapping[str, float] | None = None,
     halves: Tensor | None = None,
     place: Place | None = None,
@@ -52,7 +52,7 @@ def fit(
     Raises:
         TrainingError: twenty steps in a row without a finite loss or gradient.
     """
-    plan, balancer, place = plan or Plan(), balancer or Equal(), place or Place.find("cpu")
+    plan, balancer, place = plan or Stage(), balancer or Equal(), place or Place.find("cpu")
     model.to(place.device).train()
     balancer.to(place.device)
     balancer.attach(model.parameters())

@@ -1,24 +1,71 @@
-"""The optimizer of a training."""
+"""The optimizer of a stage and the pace of its learning rates."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from polytask.balance import Balancer
-from polytask.training.stage import Plan
+from polytask.pace import Constant
+from polytask.training.parts import Parts
+from polytask.training.stage import Stage
+
+Groups = list[dict[str, Any]]
+Build = Callable[[Groups], torch.optim.Optimizer]
 
 
-def make_optimizer(model: nn.Module, balancer: Balancer, plan: Plan) -> torch.optim.Optimizer:
-    """AdamW with decay on weight matrices; biases, norms and the balancer's own parameters are left out of it."""
+def adamw(groups: Groups) -> torch.optim.Optimizer:
+    """AdamW in one fused kernel: the optimizer is otherwise a fifth of a small network's step."""
+    return torch.optim.AdamW(groups, fused=True)
+
+
+def rate_factors(parts: Parts, stage: Stage) -> dict[str, float]:
+    """Per parameter the factor of its learning rate: depth_decay ** (depths above it), times those of its parts."""
+    top = parts.depths - 1
+    factors = {name: stage.depth_decay ** (top - parts.depth[name]) for name in parts.parameters}
+    for selector, factor in stage.rates.items():
+        for name in parts.pick(selector) & factors.keys():
+            factors[name] *= factor
+    return factors
+
+
+def make_optimizer(
+    model: nn.Module,
+    balancer: Balancer,
+    stage: Stage,
+    factors: Mapping[str, float] | None = None,
+    build: Build = adamw,
+) -> torch.optim.Optimizer:
+    """AdamW with decay on weight matrices; biases, norms and the balancer's own parameters are left out of it.
+
+    Args:
+        factors: per parameter that of its learning rate; 1 where none is given.
+        build: makes another optimizer from parameter groups, each with "params", "lr" and "weight_decay".
+    """
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    matrices = [p for name, p in trained if p.ndim > 1 and not name.endswith("bias")]  # experts' biases are batched
-    others = [p for name, p in trained if p.ndim <= 1 or name.endswith("bias")]
-    groups: list[dict[str, Any]] = [
-        {"params": matrices, "weight_decay": plan.weight_decay},
-        {"params": [*others, *balancer.parameters()], "weight_decay": 0.0},
-    ]
-    # one fused kernel: the optimizer is otherwise a fifth of a small network's step
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=plan.lr, fused=True)
+    given = factors or {}
+    groups: Groups = []
+    for factor in dict.fromkeys([given.get(name, 1.0) for name, _ in trained]):
+        alike = [(name, p) for name, p in trained if given.get(name, 1.0) == factor]
+        matrices = [p for name, p in alike if p.ndim > 1 and not name.endswith("bias")]  # experts' biases are batched
+        others = [p for name, p in alike if p.ndim <= 1 or name.endswith("bias")]
+        lr = stage.lr * factor
+        groups.append({"params": matrices, "lr": lr, "weight_decay": stage.weight_decay})
+        groups.append({"params": others, "lr": lr, "weight_decay": 0.0})
+    if own := list(balancer.parameters()):
+        plain = [group for group in groups[1::2] if group["lr"] == stage.lr]
+        if not plain:
+            plain = [{"params": [], "lr": stage.lr, "weight_decay": 0.0}]
+            groups += plain
+        plain[0]["params"] += own
+    return build([group for group in groups if group["params"]])
+
+
+def make_scheduler(optimizer: torch.optim.Optimizer, stage: Stage, steps: int) -> LambdaLR | None:
+    """The stage's pace over its steps; None where learning rates stay as they are."""
+    pace = stage.factor
+    return None if pace == Constant() else LambdaLR(optimizer, lambda step: pace(step, steps))
