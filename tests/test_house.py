@@ -30,6 +30,7 @@ LAYERS = [
     ["sampling"],
     ["devices"],
     ["training"],
+    ["affinity"],
     ["names"],
     ["table"],
     ["config", "reports"],
