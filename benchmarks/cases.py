@@ -17,7 +17,8 @@ from polytask.names import canonical, make_balancer
 AT_FEATURES = ("UPGrad", "MGDA", "IMTLG", "CAGrad", "NashMTL")
 WRAPPED = ("UPGrad", "MGDA")
 REFRESH = 8
-NEEDED = {"manual": "weights", "inversesize": "sizes"}  # what a method wants one number per task for
+# what a method wants one number per task for
+NEEDED = {"manual": "weights", "inversesize": "sizes", "sizeweights": "sizes"}
 Make = Callable[[Sequence[str]], Balancer]
 Draw = tuple[Tensor, Targets]
 Losses = dict[str, Tensor]

@@ -16,18 +16,22 @@ from polytask import (
     RefreshEvery,
     gradients,
 )
-from polytask.balance import METHODS, MGDA, Equal, NashMTL, PCGrad, UPGrad, WeightedHeads
+from polytask.balance import METHODS, MGDA, Equal, Faded, NashMTL, PCGrad, UPGrad, WeightedHeads
 from polytask.names import make_balancer, registered
+from polytask.pace import Linear, Stairs
 from polytask.testing import BALANCER_CHECKS, check_balancer
 from polytask.testing.balancers import check_one, degenerate, direction, random_rows
 
 TASKS = ("a", "b", "c")
 OPTIONS = {"manual": {"weights": {"a": 1.0, "b": 0.5, "c": 2.0}}}
+LATER = {"a": Linear(1.0, 0.5), "c": Stairs((1.0, 0.0, 1.0))}
 SIZES = {"a": 100, "b": 300, "c": 50}
 WRAPPED = {
     "logged": lambda: LogGramian(Equal(), every=2),
     "looked ahead": lambda: LookAhead(Equal(), TASKS, every=2),
     "normalised": lambda: NormalisedLosses(UPGrad(), TASKS),
+    "faded": lambda: Faded(UPGrad(), {"b": Linear(2.0, 0.5)}, 20, TASKS),
+    "faded in wrappers": lambda: LogGramian(NormalisedLosses(Faded(make_balancer("famo", TASKS), LATER, 9)), 3),
     "refreshed": lambda: RefreshEvery(UPGrad(), 3, TASKS),
     "averaged": lambda: AveragedGramian(UPGrad(), 0.9, TASKS),
     "clipped": lambda: Clipped(Equal(), 1e12),

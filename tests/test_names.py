@@ -52,7 +52,7 @@ def test_sizes_arrive_where_they_are_wanted():
 
 def test_what_a_study_can_be_asked_for():
     ready = ready_balancers()
-    assert {"famo", "dtp", "inversevalidation", "inversesize", "gradnorm", "imtl"} <= set(ready)
+    assert {"famo", "dtp", "inversevalidation", "inversesize", "sizeweights", "gradnorm", "imtl"} <= set(ready)
     assert "manual" not in ready
 
 

@@ -84,6 +84,10 @@ class TestFocal:
             assert value == pytest.approx(p ** (1 + gamma), rel=2e-3, abs=1e-37)
             assert float(slope) == pytest.approx(-(1 + gamma) * p ** (1 + gamma), rel=2e-3, abs=1e-37)
 
+    def test_digits_where_one_minus_p_has_none_in_single_precision(self):
+        rows = Focal(BinaryCrossEntropy(), 1.0)(torch.full((1, 1), 20.0), torch.ones(1))
+        assert float(rows) == pytest.approx(math.exp(-40.0), rel=1e-5, abs=0)
+
 
 class TestWeights:
     def test_balanced_is_that_of_scikit_learn(self):

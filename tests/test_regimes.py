@@ -20,7 +20,8 @@ from polytask.names import make_balancer, registered
 
 TASKS = ("a", "b", "c")
 PER_TASK = {"a": 1.0, "b": 0.5, "c": 2.0}
-OPTIONS = {"manual": {"weights": PER_TASK}, "inversesize": {"sizes": {"a": 10, "b": 20, "c": 30}}}
+SIZES = {"sizes": {"a": 10, "b": 20, "c": 30}}
+OPTIONS = {"manual": {"weights": PER_TASK}, "inversesize": SIZES, "sizeweights": SIZES}
 NAMES = list(registered(METHODS))
 POSITIVE = "needs losses above 0 and says so"
 REFUSES = {  # a loss of exactly 0 with a zero gradient

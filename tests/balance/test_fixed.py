@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from polytask import Equal, Manual, UncertaintyWeighting, UserError
-from polytask.balance import InverseSize
+from polytask.balance import InverseSize, SizeWeights
 
 
 def model():
@@ -69,9 +69,49 @@ def test_inverse_size_golden_and_by_name():
 
 
 @pytest.mark.parametrize("size", [0, -1, float("nan"), float("inf")])
-def test_sizes_that_make_no_sense(size):
+@pytest.mark.parametrize("method", [InverseSize, SizeWeights])
+def test_sizes_that_make_no_sense(method, size):
     with pytest.raises(UserError, match="the size of task 'a' must be a finite number above 0"):
-        InverseSize({"a": size, "b": 1})
+        method({"a": size, "b": 1})
+
+
+def test_size_weights_golden_and_by_name():
+    """BAM's weights for exponent .75 without multiples (`bam/data/task_weighting.py`)."""
+    sizes = {"a": 392702, "b": 108436, "c": 2490}
+    golden = [0.9138368374557191, 1.2606399527683758, 3.2384306582620748]
+    _, losses = model()
+    step = SizeWeights(sizes).backward({n: losses[n] for n in "cab"})
+    assert step.weights.tolist() == pytest.approx([golden[2], golden[0], golden[1]], rel=1e-6)
+
+
+def test_size_weights_from_inverse_to_equal():
+    sizes = {"a": 900, "b": 100}
+    inverse = InverseSize(sizes).weights
+    torch.testing.assert_close(SizeWeights(sizes, power=0.0).weights / inverse, torch.full((2,), 25 / 9))
+    assert SizeWeights(sizes, power=1.0).weights.tolist() == [1.0, 1.0]
+    assert SizeWeights(sizes, beta=0.0).weights.tolist() == [1.0, 1.0]
+
+
+def test_size_weights_by_effective_numbers():
+    """100 and 10 rows are 1 + b + b^2 + ... effective ones; beyond 1 / (1 - beta) = 10 more rows count no more."""
+    weights = SizeWeights({"a": 1000, "b": 100, "c": 5}, beta=0.9).weights.double()
+    numbers = [sum(0.9**k for k in range(n)) for n in (1000, 100, 5)]
+    torch.testing.assert_close(
+        weights * torch.tensor(numbers, dtype=torch.float64) / weights[0] / 10, torch.ones(3).double()
+    )
+    assert float(weights[1] / weights[0]) == pytest.approx(1.0, abs=1e-4)
+    assert float(weights @ torch.tensor([1000.0, 100, 5]).double()) == pytest.approx(1105.0)
+
+
+@pytest.mark.parametrize(("options", "why"), [
+    ({"power": 0.5, "beta": 0.9}, "not by both"),
+    ({"power": 1.1}, "power must lie between 0"),
+    ({"power": float("nan")}, "power must lie between 0"),
+    ({"beta": 1.0}, "beta"),
+])  # fmt: skip
+def test_size_weights_refuse(options, why):
+    with pytest.raises(UserError, match=why):
+        SizeWeights({"a": 1, "b": 2}, **options)
 
 
 def test_inverse_size_needs_sizes():

@@ -7,7 +7,9 @@ from polytask.balance.cagrad import CAGrad
 from polytask.balance.clipped import Clipped
 from polytask.balance.dbmtl import DBMTL
 from polytask.balance.dwa import DWA
+from polytask.balance.effective import SizeWeights
 from polytask.balance.excess import ExcessMTL
+from polytask.balance.faded import Faded
 from polytask.balance.fairgrad import FairGrad, NashMTL
 from polytask.balance.famo import FAMO
 from polytask.balance.fixed import Equal, InverseSize, Manual
@@ -39,8 +41,8 @@ from polytask.balance.upgrad import DualProj, UPGrad
 from polytask.balance.validation import DTP, InverseValidation
 
 METHODS: tuple[type[Balancer], ...] = (
-    *(Equal, Manual, InverseSize, InitialLoss, GeometricMean, LogSum, UncertaintyWeighting, IMTLL, DWA, RLW, LBTW),
-    *(STCH, FAMO, DTP, InverseValidation, GradNorm, IMTL),
+    *(Equal, Manual, InverseSize, SizeWeights, InitialLoss, GeometricMean, LogSum, UncertaintyWeighting, IMTLL, DWA),
+    *(RLW, LBTW, STCH, FAMO, DTP, InverseValidation, GradNorm, IMTL),
     *(PCGrad, GradVac, MGDA, UPGrad, DualProj, CAGrad, NashMTL, FairGrad, IMTLG, ConFIG, AlignedMTL, SDMGrad),
     *(StochasticSDMGrad, MoDo, GradDrop, ExcessMTL, DBMTL, MoCo, MomentumConFIG),
 )
@@ -68,6 +70,7 @@ __all__ = [
     "DualProj",
     "Equal",
     "ExcessMTL",
+    "Faded",
     "FairGrad",
     "GeometricMean",
     "GradDrop",
@@ -92,6 +95,7 @@ __all__ = [
     "Probed",
     "RefreshEvery",
     "SDMGrad",
+    "SizeWeights",
     "StochasticSDMGrad",
     "UPGrad",
     "UncertaintyWeighting",
