@@ -32,8 +32,6 @@ class Order(ABC):
     def __init__(self, rows: Tensor, batch_size: int, seed: int = 0) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size must be at least 1, got {batch_size}")
-        if seed < 0:
-            raise UserError(f"a seed is a number from 0 on, got {seed}")
         self.rows, self.batch_size, self.seed = rows, batch_size, seed
         self._go_to(0, 0)
 
@@ -75,6 +73,76 @@ class Shuffle(Order):
     def plan(self, epoch: int) -> tuple[Tensor, Tensor]:
         mixed = self.rows[torch.randperm(len(self.rows), generator=generator_of(self.seed, epoch))]
         return mixed, _every(self.batch_size, len(mixed))
+
+
+class Buckets(Order):
+    """Batches of rows of similar length, so that little is padded; batches in shuffled order.
+
+    Rows are shuffled, sorted by length within pools of 50 batches, and cut. With `max_tokens` all rows are one pool
+    (rows of one length in another order each epoch), and a batch ends before rows x longest row exceeds it: long rows
+    come in small batches.
+
+    Args:
+        lengths: of every row of the source (all of them, not only of `rows`).
+        max_tokens: of a batch after padding; None for none. `batch_size` bounds its rows nevertheless.
+
+    >>> order = Buckets(torch.arange(4), 2, lengths=torch.tensor([9, 1, 1, 9]))
+    >>> sorted(sorted(order.next().tolist()) for _ in range(len(order)))
+    [[0, 3], [1, 2]]
+    """
+
+    def __init__(
+        self, rows: Tensor, batch_size: int, seed: int = 0, *, lengths: Tensor, max_tokens: int | None = None
+    ) -> None:
+        self.lengths, self.max_tokens = lengths, max_tokens
+        if max_tokens is not None and len(rows) and int(lengths[rows].max()) > max_tokens:
+            worst = int(rows[lengths[rows].argmax()])
+            raise UserError(f"row {worst} has the length {int(lengths[worst])}, which is above max_tokens={max_tokens}")
+        super().__init__(rows, batch_size, seed)
+
+    def plan(self, epoch: int) -> tuple[Tensor, Tensor]:
+        generator = generator_of(self.seed, epoch)
+        mixed = self.rows[torch.randperm(len(self.rows), generator=generator)]
+        pool = self.batch_size * POOL if self.max_tokens is None else max(len(mixed), 1)
+        mixed = torch.cat([part[self.lengths[part].argsort(stable=True)] for part in mixed.split(pool)])
+        bounds = self._bounds_of(mixed)
+        batches = mixed.tensor_split(bounds[1:-1])
+        shuffled = [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+        sizes = torch.tensor([0, *(len(batch) for batch in shuffled)])
+        return torch.cat(shuffled), sizes.cumsum(0)
+
+    def _bounds_of(self, ordered: Tensor) -> Tensor:
+        if self.max_tokens is None:
+            return _every(self.batch_size, len(ordered))
+        lengths, counts = self.lengths[ordered], torch.arange(1, self.batch_size + 1)
+        bounds = [0]
+        while bounds[-1] < len(ordered):
+            ahead = lengths[bounds[-1] : bounds[-1] + self.batch_size]  # ascending, so the newest row is the longest
+            bounds.append(bounds[-1] + int((ahead * counts[: len(ahead)] <= self.max_tokens).sum()))
+        return torch.tensor(bounds)
+
+
+def make_order(
+    rows: Tensor, batch_size: int, seed: int, lengths: Tensor | None = None, max_tokens: int | None = None
+) -> Order:
+    """Shuffled, or by length where lengths are known."""
+    if lengths is None:
+        return Shuffle(rows, batch_size, seed)
+    return Buckets(rows, batch_size, seed, lengths=lengths, max_tokens=max_tokens)
+
+
+def check_lengths(lengths: Any, max_tokens: int | None, rows: int) -> Tensor | None:
+    """Lengths as (N,) integers, or a UserError."""
+    if lengths is None:
+        if max_tokens is not None:
+            raise UserError("max_tokens needs lengths, the length of each row")
+        return None
+    known = torch.as_tensor(lengths)
+    if known.shape != (rows,):
+        raise UserError(f"lengths must hold one number for each of the {rows} rows, got shape {tuple(known.shape)}")
+    if known.is_floating_point() or int(known.min()) < 0:
+        raise UserError("lengths must be whole numbers from 0 on")
+    return known.cpu()
 
 
 def _every(size: int, rows: int) -> Tensor:

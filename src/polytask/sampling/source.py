@@ -11,7 +11,7 @@ from torch import Tensor
 from polytask.batch import Batch, map_tensors
 from polytask.errors import UserError, nearest
 from polytask.sampling.base import Source, Stream
-from polytask.sampling.order import Order, Shuffle
+from polytask.sampling.order import Order, check_lengths, make_order
 
 
 class RowStream(Stream):
@@ -51,17 +51,26 @@ class TensorSource(Source):
     Args:
         inputs: a tensor or a tree of tensors, N rows each.
         targets: per task a tensor of N rows; NaN where a row has no label.
+        lengths: how many positions of each row are filled, (N,). Rows of similar length then come in one batch, and of
+            padded inputs (those with as many columns as the longest row) only the filled columns.
+        max_tokens: rows x longest row of a batch is at most this; long rows come in smaller batches.
 
     >>> source = TensorSource(torch.zeros(3, 2), {"a": torch.tensor([1.0, float("nan"), 0.0])})
     >>> source.labelled(["a"]).tolist()
     [0, 2]
+    >>> stream = source.stream(["a"], batch_size=2)
+    >>> stream.next().targets["a"].shape
+    torch.Size([2])
     """
 
-    def __init__(self, inputs: Any, targets: Mapping[str, Tensor]) -> None:
-        sizes = {len(target) for target in targets.values()}
+    def __init__(
+        self, inputs: Any, targets: Mapping[str, Tensor], *, lengths: Any = None, max_tokens: int | None = None
+    ) -> None:
+        sizes, widths = {len(target) for target in targets.values()}, set()
 
         def measure(tensor: Tensor) -> Tensor:
             sizes.add(len(tensor))
+            widths.add(tensor.shape[1] if tensor.ndim > 1 else None)
             return tensor
 
         map_tensors(measure, inputs)
@@ -71,6 +80,12 @@ class TensorSource(Source):
         self.targets = dict(targets)
         self.tasks = tuple(targets)
         self.size = sizes.pop() if sizes else 0
+        self.lengths, self.max_tokens = check_lengths(lengths, max_tokens, self.size), max_tokens
+        self._width = None if self.lengths is None else int(self.lengths.max())
+        if self._width is not None and self._width not in widths:
+            raise UserError(
+                f"the longest row has {self._width} positions, but no tensor of the inputs has as many columns"
+            )
 
     def __len__(self) -> int:
         return self.size
@@ -78,7 +93,16 @@ class TensorSource(Source):
     def take(self, rows: Tensor | slice, tasks: Sequence[str] | None = None) -> Batch:
         """The batch of these rows with the targets of these tasks (all by default)."""
         names = self.targets if tasks is None else tasks
-        return Batch(map_tensors(lambda tensor: tensor[rows], self.inputs), {n: self.targets[n][rows] for n in names})
+        inputs = map_tensors(lambda tensor: tensor[rows], self.inputs)
+        if self.lengths is not None and len(self.lengths[rows]):
+            inputs = self._cut(inputs, int(self.lengths[rows].max()))
+        return Batch(inputs, {n: self.targets[n][rows] for n in names})
+
+    def _cut(self, inputs: Any, length: int) -> Any:
+        def cut(tensor: Tensor) -> Tensor:
+            return tensor[:, :length] if tensor.ndim > 1 and tensor.shape[1] == self._width else tensor
+
+        return map_tensors(cut, inputs)
 
     def labelled(self, tasks: Sequence[str]) -> Tensor:
         """Positions of the rows that have a label for at least one of the tasks."""
@@ -97,13 +121,15 @@ class TensorSource(Source):
         """Shuffled batches of the rows with a label for at least one of `tasks`, or of these `rows` of them."""
         tasks = tuple(tasks)
         check_labels(tasks, self.sizes())
-        labelled = self.labelled(tasks) if rows is None else rows
-        return RowStream(lambda taken: self.take(taken, tasks), Shuffle(labelled, batch_size, seed))
+        order = make_order(
+            self.labelled(tasks) if rows is None else rows, batch_size, seed, self.lengths, self.max_tokens
+        )
+        return RowStream(lambda taken: self.take(taken, tasks), order)
 
     def to(self, device: torch.device | str) -> TensorSource:
         """The same rows on another device."""
         move = self.take(slice(None)).to(device)
-        return TensorSource(move.inputs, move.targets)
+        return TensorSource(move.inputs, move.targets, lengths=self.lengths, max_tokens=self.max_tokens)
 
     def batches(self, size: int) -> list[Batch]:
         """All rows in order, for evaluation."""
