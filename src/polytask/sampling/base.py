@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -68,24 +68,27 @@ class Progress:
     Args:
         sizes: per task its number of labelled rows, in the order of the tasks.
         step: draws so far.
-        steps_per_epoch: of the sampler.
+        epoch: epochs so far, with the fraction; an epoch is shorter where a stage leaves tasks out.
         skill: per task the validation skill of the last evaluation (0: best constant, 1: perfect); empty before it.
+        batches: per task the draws that show each of its rows once; empty where draws are not batches of one task.
     """
 
     sizes: Mapping[str, int]
     step: int = 0
-    steps_per_epoch: int = 1
+    epoch: float = 0.0
     skill: Mapping[str, float] = field(default_factory=dict)
+    batches: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """Names, in the order of the probabilities."""
         return tuple(self.sizes)
 
-    @property
-    def epoch(self) -> float:
-        """Epochs so far, with the fraction."""
-        return self.step / self.steps_per_epoch
+    def only(self, tasks: Collection[str]) -> Progress:
+        """The same moment, where only these tasks exist."""
+        kept = [name for name in self.sizes if name in tasks]
+        batches = {name: self.batches[name] for name in kept if name in self.batches}
+        return replace(self, sizes={name: self.sizes[name] for name in kept}, batches=batches)
 
 
 @dataclass(frozen=True)
@@ -107,11 +110,24 @@ class Schedule(ABC):
     What it learns on the way (rewards, averages) is in its state; everything else is a function of `Progress`.
     """
 
-    looks: ClassVar[bool] = False  # whether it wants `after_step`
+    looks: bool = False  # whether it wants `after_step`
+    steady: bool = False  # whether it is asked only at the start of an epoch, so that the draws of an epoch are exact
 
     @abstractmethod
     def probabilities(self, progress: Progress) -> Tensor:
         """(T,) float64 of sum 1, in the order of `progress.tasks`."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tasks that it speaks of; a sampler refuses a schedule that speaks of a task it does not have."""
+        return ()
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The schedule of a word: `text` is what stands behind the colon of "temperature:5", "" without a colon."""
+        if text:
+            raise UserError(f"the schedule {cls.__name__} takes nothing behind a colon, got '{text}'")
+        return cls()
 
     def observe(self, evaluation: Evaluation, progress: Progress) -> None:  # noqa: B027 - most do not listen
         """Hear the record of each evaluation."""
