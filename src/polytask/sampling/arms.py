@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -19,13 +18,13 @@ class Arm:
     Args:
         tasks: one or more tasks of the source.
         batch_size: rows of a batch.
-        seed: of the sampler; each arm shuffles in its own way, whatever other arms there are.
+        seed: of the order of the rows.
     """
 
     def __init__(self, tasks: tuple[str, ...], source: Source, batch_size: int, seed: int) -> None:
         self.tasks, self.source, self.batch_size = tasks, source, batch_size
         self.name = "+".join(tasks)
-        self.seed = zlib.crc32(f"{seed}/{self.name}".encode())
+        self.seed = seed
         self._rows: dict[tuple[str, ...], Rebatched] = {}
         self.focus(tasks)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -27,7 +28,8 @@ class FromSources(TaskSampler):
         self.tasks = tuple(dict.fromkeys(name for key in keys for name in key))
         self.seed = seed
         sizes = _batch_sizes(batch_size, ["+".join(key) for key in keys])
-        self._arms = [Arm(k, s, b, seed) for k, s, b in zip(keys, sources.values(), sizes, strict=True)]
+        seeds = [seed if len(keys) == 1 else _seed_of(seed, key) for key in keys]
+        self._arms = [Arm(*arm) for arm in zip(keys, sources.values(), sizes, seeds, strict=True)]
         self._wanted = self.tasks
         self._active = list(self._arms)
 
@@ -66,6 +68,11 @@ class FromSources(TaskSampler):
     def close(self) -> None:
         for arm in self._arms:
             arm.close()
+
+
+def _seed_of(seed: int, tasks: tuple[str, ...]) -> int:
+    """Each arm shuffles in its own way, whatever other arms there are."""
+    return zlib.crc32(f"{seed}/{'+'.join(tasks)}".encode())
 
 
 def _batch_sizes(batch_size: int | Mapping[str, int], names: Sequence[str]) -> list[int]:
