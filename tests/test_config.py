@@ -84,7 +84,7 @@ def test_every_problem_in_one_go_each_where_it_stands(tmp_path: Path) -> None:
         ),
         ("targets: {a: 3}", "c.yaml: 'targets.a': must be text, got 3"),
         ("targets: [a, a]", "c.yaml: 'targets': 'a' is given twice, got ['a', 'a']"),
-        ("drop: 5", "c.yaml: 'drop': must be names, like  a,b, got 5"),
+        ("drop: 5", "c.yaml: 'drop': must be a list, like  a,b, got 5"),
         ("arms: []", "c.yaml: 'arms': must not be empty, got []"),
         ("budget: true", "c.yaml: 'budget': must look like 90s, 2m or 1.5h, got True"),
         ("budget: .inf", "c.yaml: 'budget': must be a finite number, got inf"),

@@ -1,9 +1,29 @@
 """Words become objects in one place."""
 
 import pytest
+import torch
 
-from polytask import MGDA, GradDrop, Manual, PCGrad, UncertaintyWeighting, UserError, balance, sampling, trunks
-from polytask.names import canonical, describe, find_method, make_balancer, ready_balancers, registered
+from polytask import (
+    MGDA,
+    GradDrop,
+    Manual,
+    PCGrad,
+    TensorSource,
+    UncertaintyWeighting,
+    UserError,
+    balance,
+    sampling,
+    trunks,
+)
+from polytask.names import (
+    canonical,
+    describe,
+    find_method,
+    make_balancer,
+    make_sampler,
+    ready_balancers,
+    registered,
+)
 
 
 @pytest.mark.parametrize("word", ["pcgrad", "PCGrad", "pc-grad", "PC_GRAD"])
@@ -74,10 +94,54 @@ def test_every_method_says_what_it_is():
     rows = describe()
     assert {(row["kind"], row["class"]) for row in rows} == {
         (kind, method.__name__)
-        for kind, room in (("balancer", balance), ("trunk", trunks), ("sampler", sampling))
-        for method in room.METHODS
+        for kind, methods in (
+            ("balancer", balance.METHODS),
+            ("trunk", trunks.METHODS),
+            ("sampler", sampling.METHODS),
+            ("schedule", sampling.SCHEDULES),
+        )
+        for method in methods
     }
     for row in rows:
         assert row["what"].endswith((".", ")")), row
         assert "\n" not in row["what"]
         assert row["name"] == canonical(row["class"])
+
+
+def source(rows=12):
+    return TensorSource(torch.zeros(rows, 2), {"a": torch.zeros(rows), "b": torch.zeros(rows)})
+
+
+@pytest.mark.parametrize(
+    ("word", "form", "schedule"),
+    [
+        ("all", "AllTasks", None),
+        ("each", "EachTask", None),
+        ("one", "OneTask", "Proportional"),
+        ("temperature:5", "OneTask", "Temperature"),
+        ("one:uniform", "OneTask", "Uniform"),
+        ("mixed", "MixedTasks", "Proportional"),
+        ("mixed:ratios:a=3,b=1", "MixedTasks", "Ratios"),
+        ("round-robin", "OneTask", "RoundRobin"),
+    ],
+)
+def test_samplers_by_name(word, form, schedule):
+    sampler = make_sampler(word, ["a", "b"], source(), batch_size=4)
+    assert type(sampler).__name__ == form
+    assert type(getattr(sampler, "schedule", None)).__name__ == (schedule or "NoneType")
+    assert {name for _ in range(4) for batch in sampler.draw() for name in batch.targets} <= {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("temprature:5", "unknown sampler 'temprature:5'; did you mean 'temperature'"),
+        ("all:5", "the sampler 'all' takes nothing behind a colon"),
+        ("mixed:unifrom", "unknown schedule 'unifrom'; did you mean 'uniform'"),
+        ("temperature:hot", "temperature"),
+        ("ratios:a=3,c=1", "c"),
+    ],
+)
+def test_mistakes_in_samplers_get_a_hint(word, message):
+    with pytest.raises(UserError, match=message):
+        make_sampler(word, ["a", "b"], source(), batch_size=4)

@@ -62,8 +62,33 @@ def parse_seconds(text: Any) -> Any:
         raise ValueError("must look like 90s, 2m or 1.5h") from error
 
 
+def parse_needs(words: Any) -> Any:
+    """'buy:click' or {buy: [click, view]} -> {'buy': ('click', 'view')}."""
+    pairs = parse_pairs(words)
+    if not isinstance(pairs, dict):
+        return pairs
+    return {name: tuple(parse_list(needed)) if needed else () for name, needed in pairs.items()}
+
+
+def parse_factor(text: Any) -> Any:
+    """A factor that stays, '3', or one that fades in a straight line, '1..0', as (start, end)."""
+    parts = str(text).split("..")
+    try:
+        numbers = [float(part) for part in parts]
+    except ValueError as error:
+        raise ValueError("must be a number like 3, or a change like 1..0") from error
+    if len(numbers) > 2 or any(not 0 <= number < float("inf") for number in numbers):
+        raise ValueError("must be a number of at least 0 like 3, or a change like 1..0")
+    return numbers[0], numbers[-1]
+
+
 Pairs = Annotated[dict[str, str | None], BeforeValidator(parse_pairs)]
 Names = Annotated[list[str], BeforeValidator(parse_list)]
+Words = Annotated[dict[str, str], BeforeValidator(parse_pairs)]
+Numbers = Annotated[dict[str, float], BeforeValidator(parse_pairs)]
+Needs = Annotated[dict[str, tuple[str, ...]], BeforeValidator(parse_needs)]
+Factor = Annotated[tuple[float, float], BeforeValidator(parse_factor)]
+Factors = Annotated[dict[str, Factor], BeforeValidator(parse_pairs)]
 
 
 class DataConfig(BaseModel):
@@ -79,12 +104,19 @@ class DataConfig(BaseModel):
     time: str | None = None
     split: str | None = None
     holdout: str | None = None
+    needs: Needs = Field(default_factory=dict)
+    class_weights: Words = Field(default_factory=dict)
+    focal: Numbers = Field(default_factory=dict)
     seed: int = Field(0, ge=0, lt=2**32)
 
     def columns(self) -> dict[str, Any]:
         """The words that `table.opening.open_table` takes."""
         words = ("targets", "kinds", "drop", "group", "time", "split", "holdout", "seed")
         return {word: getattr(self, word) for word in words}
+
+    def learning(self) -> dict[str, Any]:
+        """The words about tasks that `table.prepare.prepare` takes besides."""
+        return {"needs": self.needs, "class_weights": self.class_weights, "focal": self.focal}
 
 
 class StudyConfig(DataConfig):
@@ -107,11 +139,45 @@ class StudyConfig(DataConfig):
     out: str = "polytask-study"
 
 
+class StageConfig(BaseModel):
+    """One stage of a training plan: the words of `training.Stage`; what is not said is as in the whole `FitConfig`."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    name: str = ""
+    epochs: int | None = Field(None, ge=1)
+    steps: int | None = Field(None, ge=1)
+    patience: int | None = Field(None, ge=1)
+    lr: float | None = Field(None, gt=0)
+    weight_decay: float | None = Field(None, ge=0)
+    tasks: Names | None = None
+    train: Names | None = None
+    freeze: Names = Field(default_factory=list)
+    rates: Numbers = Field(default_factory=dict)
+    depth_decay: float = Field(1.0, gt=0)
+    pace: str = "constant"
+    reset: Names = Field(default_factory=list)
+    alternate: Names = Field(default_factory=list)
+    rule: str | None = None
+
+    def words(self) -> dict[str, Any]:
+        """What was said."""
+        return self.model_dump(exclude_unset=True)
+
+
 class FitConfig(DataConfig):
     """What a single training can be asked."""
 
     trunk: str = "hard"
     balancer: str = "equal"
+    sampler: str = "all"
+    rule: str = "mean"
+    weights: Factors = Field(default_factory=dict)
+    weights_epochs: int = Field(30, ge=1)
+    augment: Words = Field(default_factory=dict)
+    plan: str | None = None
+    stages: list[StageConfig] | None = Field(None, min_length=1)
+    stream: bool = False
     width: int = Field(128, ge=1)
     depth: int = Field(2, ge=1)
     dropout: float = Field(0.1, ge=0, lt=1)
@@ -156,7 +222,7 @@ EXPECTED = {
     "finite_number": "must be a finite number",
     "string_type": "must be text",
     "dict_type": "must be names, each with a kind if wanted, like  a,b:binary",
-    "list_type": "must be names, like  a,b",
+    "list_type": "must be a list, like  a,b",
     "too_short": "must not be empty",
 }
 """What is wrong with a value, in words, by pydantic's name of the problem."""
@@ -165,7 +231,8 @@ EXPECTED = {
 def _sentence(kind: type[BaseModel], problem: Any) -> str:
     word = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        return f"unknown key '{word}'{nearest(word, kind.model_fields)}"
+        fields = StageConfig.model_fields if "stages" in problem["loc"] else kind.model_fields
+        return f"unknown key '{word}'{nearest(str(problem['loc'][-1]), fields)}"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] in EXPECTED:
         message = EXPECTED[problem["type"]].format(**problem.get("ctx", {}))

@@ -9,8 +9,17 @@ from typing import Any
 from polytask import balance, sampling, trunks
 from polytask.balance import Balancer, LossBalancer, WeightedHeads
 from polytask.errors import UserError, nearest
+from polytask.sampling import AllTasks, EachTask, MixedTasks, OneTask, Schedule, TaskSampler
+from polytask.sampling.base import Source
 
-SHORT = {"uncertaintyweighting": "uncertainty", "hardsharing": "hard"}
+SHORT = {
+    "uncertaintyweighting": "uncertainty",
+    "hardsharing": "hard",
+    "alltasks": "all",
+    "eachtask": "each",
+    "onetask": "one",
+    "mixedtasks": "mixed",
+}
 
 
 def canonical(word: str) -> str:
@@ -97,9 +106,61 @@ def _required(method: type) -> list[str]:
     return [key for key, p in parameters.items() if p.default is p.empty and key != "tasks"]
 
 
+def make_schedule(word: str) -> Schedule:
+    """The schedule of "name" or "name:text": temperature:5, ratios:click=3,buy=1, ucb:click.
+
+    >>> make_schedule("temperature:5").temperature
+    5.0
+    """
+    name, _, text = word.partition(":")
+    return find_method(name, sampling.SCHEDULES, "schedule").parse(text)  # type: ignore[attr-defined]
+
+
+def make_sampler(
+    word: str, tasks: Sequence[str], source: Source, *, batch_size: int = 128, seed: int = 0
+) -> TaskSampler:
+    """The sampler of that name, for tasks whose labels are in one source.
+
+    "all": every label of the rows of a step; "each": a batch of each task; a schedule such as "temperature:5": one task
+    a step; "mixed:temperature:5": the rows of a step divided among the tasks.
+
+    >>> from polytask import TensorSource
+    >>> import torch
+    >>> source = TensorSource(torch.zeros(6, 2), {"a": torch.zeros(6), "b": torch.zeros(6)})
+    >>> make_sampler("uniform", ["a", "b"], source, batch_size=2).steps_per_epoch
+    6
+    """
+    form, rest = split_sampler(word)
+    words: dict[str, Any] = {"batch_size": batch_size, "seed": seed}
+    if form is AllTasks:
+        return AllTasks(source, tasks=tasks, **words)
+    sources: dict[str | tuple[str, ...], Source] = dict.fromkeys(tasks, source)
+    if form is EachTask:
+        return EachTask(sources, **words)
+    return form(sources, make_schedule(rest or "proportional"), **words)  # type: ignore[call-arg]
+
+
+def split_sampler(word: str) -> tuple[type[TaskSampler], str]:
+    """The form of a sampler's name, and its schedule in words; both are checked, as far as that is possible here."""
+    first, _, rest = word.partition(":")
+    forms = registered(sampling.METHODS)
+    form = forms.get(canonical(first))
+    if form is None:
+        known = {*forms, *registered(sampling.SCHEDULES)}
+        if canonical(first) not in known:
+            raise UserError(f"unknown sampler '{word}'{nearest(first, known)}")
+        form, rest = OneTask, word
+    elif rest and form not in (OneTask, MixedTasks):
+        raise UserError(f"the sampler '{first}' takes nothing behind a colon, got '{word}'")
+    if rest:
+        make_schedule(rest)
+    return form, rest
+
+
 def describe() -> list[dict[str, str]]:
     """Every registered method with its first sentence: what `polytask methods` and the docs table show."""
-    rooms = {"balancer": balance.METHODS, "trunk": trunks.METHODS, "sampler": sampling.METHODS}
+    rooms = {"balancer": balance.METHODS, "trunk": trunks.METHODS, "sampler": sampling.METHODS,
+             "schedule": sampling.SCHEDULES}  # fmt: skip
     return [
         {"kind": kind, "name": name, "class": method.__name__, "what": _first_sentence(method)}
         for kind, methods in rooms.items()

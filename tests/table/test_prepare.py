@@ -95,3 +95,44 @@ def test_fingerprints_tell_tables_apart(frame: pd.DataFrame) -> None:
     assert (
         len({same, fingerprint(other), fingerprint(frame.rename(columns={"a": "A"})), fingerprint(frame.head(9))}) == 4
     )
+
+
+def test_a_target_counts_where_what_it_needs_is_there(frame: pd.DataFrame) -> None:
+    plain = prepare(frame, targets=WANTED, seed=3)
+    data = prepare(frame, targets=WANTED, seed=3, needs={"y": ("z",)})
+    for side in ("train", "valid", "test"):
+        inside = getattr(plain, side).targets["z"] == 1  # 'up' is the positive class
+        expected = torch.where(inside, getattr(plain, side).targets["y"], torch.nan)
+        torch.testing.assert_close(getattr(data, side).targets["y"], expected, equal_nan=True)
+    assert data.tasks["y"].needs == ("z",)
+    seen = data.train.targets["y"][~data.train.targets["y"].isnan()]
+    assert data.tasks["y"].options["center"] == pytest.approx(float(seen.mean()))
+    assert data.constant["test"]["y"] != plain.constant["test"]["y"]
+
+
+def test_class_weights_and_focal_loss_by_name(frame: pd.DataFrame) -> None:
+    data = prepare(frame, targets=WANTED, class_weights={"z": "balanced"}, focal={"z": 2.0})
+    share = float(data.train.targets["z"].mean())
+    assert data.tasks["z"].class_weights == pytest.approx((0.5 / (1 - share), 0.5 / share))
+    assert data.tasks["z"].focal == 2.0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"needs": {"x": ("z",)}}, "needs names 'x', which is no target"),
+        ({"needs": {"y": ("q",)}}, "task 'y' needs 'q', which is neither a task nor an input"),
+        ({"needs": {"y": ("z",), "z": ("y",)}}, "circle"),
+        ({"class_weights": {"z": "fair"}}, "unknown class weights 'fair'"),
+        ({"focal": {"y": 2.0}}, "class weights and focal loss need classes"),
+    ],
+)
+def test_words_about_tasks_that_cannot_be(frame: pd.DataFrame, words: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        prepare(frame, targets=WANTED, **words)
+
+
+def test_an_empty_sample_space_is_named(frame: pd.DataFrame) -> None:
+    frame.loc[frame["z"] == "up", "y"] = np.nan
+    with pytest.raises(UserError, match="target 'y' has no train row in its sample space: it needs z"):
+        prepare(frame, targets=WANTED, needs={"y": ("z",)})

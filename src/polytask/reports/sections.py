@@ -293,6 +293,7 @@ def training(study: Study) -> list[dict[str, Any]]:
             **arm_words(study, n),
             "trunk": arm.get("trunk"),
             "balancer": arm.get("balancer"),
+            "sampler": arm.get("sampler"),
             "groups": [g for g in items(arm, "groups") if isinstance(g, list | tuple)],
             "trials": number(arm.get("trials")),
             "seeds": number(arm.get("seeds")),

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from polytask import files
 from polytask.errors import UserError, nearest
-from polytask.names import canonical
+from polytask.names import canonical, split_sampler
 
 Role = Literal["baseline", "joint", "groups", "reference"]
 
@@ -32,16 +32,18 @@ TREE_CANDIDATES: tuple[dict[str, Any], ...] = (
 
 @dataclass(frozen=True)
 class Network:
-    """One thing that is trained: a trunk, a balancer and the tasks it serves. Arms may share networks."""
+    """One thing that is trained: a trunk, a balancer, a sampler and the tasks it serves. Arms may share networks."""
 
     trunk: str
     balancer: str
     tasks: tuple[str, ...]
+    sampler: str = "all"
 
     @property
     def slug(self) -> str:
         """A file name that no other network has."""
-        return f"{self.trunk}-{self.balancer}-{files.slug(chr(31).join(self.tasks))}"
+        sampler = "" if self.sampler == "all" else f"{files.slug(self.sampler)}-"
+        return f"{self.trunk}-{self.balancer}-{sampler}{files.slug(chr(31).join(self.tasks))}"
 
     @property
     def is_trees(self) -> bool:
@@ -74,21 +76,27 @@ def single_network(task: str) -> Network:
 
 
 def make_arm(name: str, tasks: Sequence[str], trunks: Sequence[str], balancers: Sequence[str]) -> Arm:
-    """The arm of that name: "single", "trees", or "<trunk>+<balancer>".
+    """The arm of that name: "single", "trees", or "<trunk>+<balancer>", and what is drawn: "+<sampler>".
 
     >>> make_arm("hard+pcgrad", ["a", "b"], ["hard"], ["equal", "pcgrad"]).groups
     [['a', 'b']]
+    >>> make_arm("hard+equal+temperature:5", ["a", "b"], ["hard"], ["equal"]).networks[0].sampler
+    'temperature:5'
     """
     if name == "single":
         return Arm(name, "baseline", tuple(single_network(task) for task in tasks))
     if name == "trees":
         return Arm(name, "reference", tuple(Network("trees", "none", (task,)) for task in tasks))
-    trunk, plus, word = name.partition("+")
+    trunk, plus, rest = name.partition("+")
+    word, also, sampler = rest.partition("+")
     balancer = canonical(word)
     if not plus or trunk not in trunks or balancer not in balancers:
         known = ["single", "groups", "trees", *(f"{t}+{b}" for t in trunks for b in balancers)]
         raise UserError(f"unknown arm '{name}'{nearest(name, known)}")
-    return Arm(f"{trunk}+{balancer}", "joint", (Network(trunk, balancer, tuple(tasks)),))
+    if also:
+        split_sampler(sampler)
+    network = Network(trunk, balancer, tuple(tasks), sampler or "all")
+    return Arm(f"{trunk}+{balancer}{also}{sampler}", "joint", (network,))
 
 
 def groups_arm(groups: Sequence[Sequence[str]]) -> Arm:

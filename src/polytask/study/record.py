@@ -91,12 +91,13 @@ class Reader:
         """What `study.json` says of an arm, before any comparison."""
         shared = arm.networks[0]
         entry: dict[str, Any] = {
-            "role": arm.role, "trunk": shared.trunk, "balancer": shared.balancer, "groups": arm.groups,
-            "status": "done", "error": None, "trials": self.trials, "seeds": self.seeds, "gains": {}, "delta_m": None,
+            "role": arm.role, "trunk": shared.trunk, "balancer": shared.balancer, "sampler": shared.sampler,
+            "groups": arm.groups, "status": "done", "error": None, "trials": self.trials, "seeds": self.seeds,
+            "gains": {}, "delta_m": None,
             "settings": {"all" if len(arm.networks) == 1 else ", ".join(n.tasks):
                          dict(n.candidates[self.tuned[n]]) for n in arm.networks},
-            "valid_skill": None, "scores": {}, "metrics": {}, "curves": {}, "conflict": None, "sharing": None, "course": None,
-            "cost": {"parameters": None, "train_seconds": None, "latency_ms": None},
+            "valid_skill": None, "scores": {}, "metrics": {}, "curves": {}, "conflict": None, "sharing": None,
+            "course": None, "cost": {"parameters": None, "train_seconds": None, "latency_ms": None},
         }  # fmt: skip
         if isinstance(found, str):
             return entry | {"status": "failed", "error": found}

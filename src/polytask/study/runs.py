@@ -13,8 +13,8 @@ from polytask import files
 from polytask.balance import Balancer, LogGramian, LossBalancer
 from polytask.devices import Place
 from polytask.model import MultiTaskModel
-from polytask.names import make_balancer
-from polytask.sampling import AllTasks, TensorSource
+from polytask.names import make_balancer, make_sampler
+from polytask.sampling import TensorSource
 from polytask.study.arms import Network
 from polytask.study.rows import Rows, load_rows, subset
 from polytask.table.recipe import TableRecipe
@@ -86,10 +86,13 @@ def _network(folder: Path, spec: RunSpec, budget: Budget) -> dict[str, Any]:
     train, valid = subset(rows.train, names), subset(rows.valid, names)
     place = Place.find(budget.device, budget.precision)
     settings = spec.settings
+    sampler = make_sampler(
+        spec.network.sampler, names, train.to(place.device), batch_size=budget.batch_for(len(train)), seed=spec.seed
+    )
     run = fit(
         model,
         {name: rows.tasks[name] for name in names},
-        AllTasks(train.to(place.device), batch_size=budget.batch_for(len(train)), seed=spec.seed),
+        sampler,
         valid.batches(VALID_BATCH),
         balancer=_balancer(spec, train),
         plan=Stage(budget.epochs, budget.patience, settings["lr"], settings["weight_decay"]),
