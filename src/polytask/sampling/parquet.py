@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -245,7 +246,8 @@ class ParquetStream(Stream):
         if not found:
             return _Wave(None, {}, torch.arange(0))
         inputs, targets = _joined(found)
-        generator = generator_of(generator_of(self._seed, epoch).initial_seed(), 1 + number)
+        seed = np.random.SeedSequence([self._seed % 2**64, epoch, number]).generate_state(1, np.uint64)
+        generator = torch.Generator().manual_seed(int(seed[0] >> 1))
         return _Wave(inputs, targets, torch.randperm(len(targets[self._tasks[0]]), generator=generator))
 
     def state_dict(self) -> dict[str, Any]:

@@ -34,6 +34,7 @@ class IteratedStream(Stream):
         self.epoch = self.cursor = 0
         self._iterator: Iterator[Any] | None = None
         self._last: Batch | None = None
+        self._loaded: dict[str, Any] | None = None  # data knows its place only when it is read again
 
     def __len__(self) -> int:
         return self._batches
@@ -54,7 +55,7 @@ class IteratedStream(Stream):
                 f"the data goes on after the {len(self)} batches that an epoch should have: rows= or batches= must be "
                 f"right, and with workers each must give rows of its own (torch.utils.data.get_worker_info)"
             )
-        self._last = batch
+        self._last, self._loaded = batch, None
         return batch
 
     def _pull(self) -> Batch | None:
@@ -65,6 +66,8 @@ class IteratedStream(Stream):
             return self._gather(self._iterator)
 
     def state_dict(self) -> dict[str, Any]:
+        if self._loaded is not None:
+            return dict(self._loaded)
         inside = 0 < self.cursor < len(self)
         state = copy.deepcopy(self._keeper.state_dict()) if inside and self._keeper is not None else None
         last = fingerprint(self._last) if inside and state is None and self._last is not None else None
@@ -72,7 +75,7 @@ class IteratedStream(Stream):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.close()
-        self.epoch, self.cursor = state["epoch"], state["cursor"]
+        self.epoch, self.cursor, self._loaded = state["epoch"], state["cursor"], dict(state)
         if state["data"] is not None:
             begin_epoch(self._data, self._seed, self.epoch)
             self._keeper.load_state_dict(copy.deepcopy(state["data"]))
