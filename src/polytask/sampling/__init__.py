@@ -1,6 +1,8 @@
 """What is drawn: sources of rows and samplers of tasks."""
 
+from polytask.sampling import difficulty
 from polytask.sampling.base import Look, Progress, Schedule, Source, Stream, TaskSampler
+from polytask.sampling.paced import Paced
 from polytask.sampling.rebatched import Rebatched
 from polytask.sampling.samplers import AllTasks, EachTask, FromSources
 from polytask.sampling.scheduled import MixedTasks, OneTask, Scheduled
@@ -59,6 +61,7 @@ __all__ = [
     "OneTask",
     "Over",
     "Oversampled",
+    "Paced",
     "Power",
     "PredictionGain",
     "Prerequisite",
@@ -79,4 +82,5 @@ __all__ = [
     "TensorSource",
     "Thompson",
     "Uniform",
+    "difficulty",
 ]
