@@ -76,7 +76,7 @@ def plans_by_cost(
     dearest). With more tasks the budgets lie at each number of models, or at most `points` of them, evenly.
 
     >>> [(plan.cost, plan.total) for plan in plans_by_cost([[0, 3, -1], [2, 0, -2], [4, -2, 0]])]
-    [(1.0, 3.0), (2.0, 6.0), (3.0, 7.0)]
+    [(1.0, 2.0), (2.0, 6.0), (3.0, 7.0)]
     """
     given = np.asarray(gains, dtype=np.float64)
     if given.ndim == 2 and given.shape[0] == given.shape[1] > EXACT_UP_TO:
