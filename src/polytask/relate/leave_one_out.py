@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -11,15 +13,36 @@ Array = NDArray[np.float64]
 PENALTIES = tuple(10.0**k for k in range(-3, 5))  # relative to the mean square of a column
 
 
-def ridge_predictions(features: ArrayLike, targets: ArrayLike) -> Array:
-    """Leave-one-out predictions of a ridge regression with an intercept, for each column of `targets`: (n, K).
+@dataclass(frozen=True)
+class Ridge:
+    """A fitted ridge regression of K targets on F features.
+
+    Args:
+        left_out: (n, K), the prediction of each row by a fit to the other rows.
+        weights: (F, K) of the fit to all rows.
+        center: (F,), the mean of the features.
+        mean: (K,), the mean of the targets.
+    """
+
+    left_out: Array
+    weights: Array
+    center: Array
+    mean: Array
+
+    def predict(self, features: ArrayLike) -> Array:
+        """Predictions (m, K) of other rows (m, F)."""
+        return self.mean + (np.asarray(features, dtype=np.float64) - self.center) @ self.weights
+
+
+def ridge(features: ArrayLike, targets: ArrayLike) -> Ridge:
+    """Ridge regressions with an intercept, one for each column of `targets`, and their leave-one-out predictions.
 
     `features`: (n, F), scaled alike; `targets`: (n,) or (n, K), without missing values. The penalty is the one of eight
     with the smallest leave-one-out error. All follow from one singular value decomposition: the error of row i when it
     is left out is r_i / (1 - h_i) with the hat matrix H (Allen's PRESS, 1974), so it costs n^2 F, not n fits.
 
     >>> x = np.linspace(-1, 1, 50)[:, None]
-    >>> bool(np.abs(ridge_predictions(x, 3 * x[:, 0] + 1)[:, 0] - (3 * x[:, 0] + 1)).max() < 0.01)
+    >>> bool(np.abs(ridge(x, 3 * x[:, 0] + 1).left_out[:, 0] - (3 * x[:, 0] + 1)).max() < 0.01)
     True
     """
     x, y = np.asarray(features, dtype=np.float64), np.asarray(targets, dtype=np.float64)
@@ -28,18 +51,19 @@ def ridge_predictions(features: ArrayLike, targets: ArrayLike) -> Array:
         raise UserError(f"features (n, F) and targets (n, K) of at least 3 rows, got {x.shape} and {y.shape}")
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise UserError("features and targets of a quick model must be finite")
-    mean = y.mean(axis=0)
-    u, s, _ = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)
+    center, mean = x.mean(axis=0), y.mean(axis=0)
+    u, s, vt = np.linalg.svd(x - center, full_matrices=False)
     kept = s > 1e-10 * max(float(s[0]), 1e-300) if len(s) else np.zeros(0, dtype=bool)
-    u, s = u[:, kept], s[kept]
+    u, s, vt = u[:, kept], s[kept], vt[kept]
     inner, centred = u.T @ (y - mean), y - mean
-    best, found = np.full(y.shape[1], np.inf), np.zeros_like(y)
+    best, left_out, chosen = np.full(y.shape[1], np.inf), np.zeros_like(y), np.zeros(y.shape[1])
     for penalty in PENALTIES:
         shrunk = s**2 / (s**2 + penalty * len(x))
         hat = np.minimum((u**2) @ shrunk + 1 / len(x), 1 - 1e-9)  # the intercept has 1 / n of each row
         errors = (centred - u @ (shrunk[:, None] * inner)) / (1 - hat)[:, None]
         size = np.square(errors).mean(axis=0)
         better = size < best
-        best[better] = size[better]
-        found[:, better] = y[:, better] - errors[:, better]
-    return found
+        best[better], chosen[better] = size[better], penalty
+        left_out[:, better] = y[:, better] - errors[:, better]
+    weights = vt.T @ (s[:, None] / (s[:, None] ** 2 + chosen * len(x)) * inner)
+    return Ridge(left_out, weights, center, mean)
