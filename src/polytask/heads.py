@@ -23,6 +23,11 @@ class OrdinalHead(nn.Module):
         self.first = nn.Parameter(torch.full((1,), -1.0))
         self.gaps = nn.Parameter(torch.zeros(thresholds - 1))
 
+    def reset_parameters(self) -> None:
+        """As at the start."""
+        nn.init.constant_(self.first, -1.0)
+        nn.init.zeros_(self.gaps)
+
     def forward(self, features: Tensor) -> Tensor:
         thresholds = torch.cat([self.first, self.first + (F.softplus(self.gaps) + 1e-4).cumsum(0)])
         return self.score(features) - thresholds

@@ -43,7 +43,8 @@ class Evaluation:
     `skill` is 0 for the best constant prediction and 1 for a perfect one; `cosine` and `conflict` are T x T lists in
     the order of `Run.tasks` (mean gradient cosine, share of steps with a negative one), None where no Gramian was
     measured. `halves` has the skills on each half of the validation rows, where they were asked for and can be scored.
-    `stage` is the position in the training plan, `value` what epochs are chosen by (the stage's rule, up is good),
+    `stage` is the position in the training plan, `value` what epochs are chosen by (the stage's rule, up is good; None:
+    not a number), `half_values` the same on each half,
     `drawn` the labelled entries of each task that the steps saw, `rates` the learning rate of each part of the model
     at the last step (0: frozen).
     """
@@ -59,21 +60,29 @@ class Evaluation:
     halves: list[dict[str, float]] | None = None
     stage: int = 0
     value: float | None = None
+    half_values: list[float] | None = None
     drawn: Mapping[str, float] = field(default_factory=dict)
     rates: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def mean_skill(self) -> float:
-        """The rule by which epochs are chosen: the mean over tasks of the validation skill."""
+        """The mean over tasks of the validation skill: the rule by which epochs are chosen, if there is no other."""
         mean = sum(self.skill.values()) / len(self.skill) if self.skill else float("-inf")
         return float("-inf") if math.isnan(mean) else mean  # else no later evaluation could be better
+
+    @property
+    def worth(self) -> float:
+        """What epochs are chosen by."""
+        return self.mean_skill if self.value is None else self.value
 
 
 @dataclass
 class Run:
     """The record of one training; evaluations are only ever appended.
 
-    `best` is the index of the evaluation whose weights the model was left with.
+    `best` is the index of the evaluation whose weights the model was left with: the best of the last stage.
+    `finishing` says what was tried on these weights after the training (averages, the tasks' best heads): what, its
+    value, whether it was kept.
     """
 
     tasks: tuple[str, ...]
@@ -82,14 +91,21 @@ class Run:
     steps: int = 0
     skipped: int = 0
     seconds: float = 0.0
+    finishing: list[dict[str, Any]] = field(default_factory=list)
 
     def append(self, evaluation: Evaluation) -> bool:
-        """Add an evaluation; True when it is the best so far."""
+        """Add an evaluation; True when it is the best so far of its stage."""
         self.evaluations.append(evaluation)
-        if self.best is None or evaluation.mean_skill > self.evaluations[self.best].mean_skill:
+        best = None if self.best is None else self.evaluations[self.best]
+        if best is None or evaluation.stage != best.stage or evaluation.worth > best.worth:
             self.best = len(self.evaluations) - 1
             return True
         return False
+
+    @property
+    def of_last_stage(self) -> list[Evaluation]:
+        """The evaluations among which the best one was chosen."""
+        return [e for e in self.evaluations if e.stage == self.evaluations[-1].stage]
 
     @property
     def stale(self) -> int:
@@ -106,11 +122,14 @@ class Run:
         if self.best is None:
             return {}
         plain = dict(self.evaluations[self.best].skill)
-        halves = [e.halves for e in self.evaluations if e.halves]
-        if len(halves) != len(self.evaluations):
+        pairs = [
+            (e.halves, e.half_values or [sum(half.values()) for half in e.halves])
+            for e in self.of_last_stage
+            if e.halves
+        ]
+        if len(pairs) != len(self.of_last_stage):
             return plain
-        best_on_first = max(halves, key=lambda pair: sum(pair[0].values()))
-        best_on_second = max(halves, key=lambda pair: sum(pair[1].values()))
+        best_on_first, best_on_second = (max(pairs, key=lambda pair: pair[1][half])[0] for half in (0, 1))  # noqa: B023
         first, second = best_on_first[1], best_on_second[0]
         return {name: 0.5 * (first[name] + second[name]) for name in plain}
 

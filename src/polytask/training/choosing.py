@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from polytask import relate
@@ -16,14 +16,14 @@ Tasks = Mapping[str, Task]
 
 
 class Rule(ABC):
-    """A number for an evaluation, the higher the better.
-
-    `tasks` of the methods are those that the stage trains.
-    """
+    """A number for an evaluation, the higher the better."""
 
     @abstractmethod
-    def value(self, evaluation: Evaluation, tasks: Tasks) -> float:
-        """How good an evaluation is; NaN is worse than anything."""
+    def value(self, evaluation: Evaluation, tasks: Tasks, trained: Sequence[str]) -> float:
+        """How good an evaluation is, given all tasks and the names of those that the stage trains.
+
+        What is not a number is worse than anything.
+        """
 
     def named(self) -> tuple[str, ...]:
         """The tasks that the rule names; each must exist."""
@@ -34,16 +34,16 @@ class Rule(ABC):
 class MeanSkill(Rule):
     """The mean over the trained tasks of the validation skill (0: best constant, 1: perfect)."""
 
-    def value(self, evaluation: Evaluation, tasks: Tasks) -> float:
-        return sum(evaluation.skill[name] for name in tasks) / len(tasks)
+    def value(self, evaluation: Evaluation, tasks: Tasks, trained: Sequence[str]) -> float:
+        return sum(evaluation.skill[name] for name in trained) / len(trained)
 
 
 @dataclass(frozen=True)
 class WorstTask(Rule):
     """The lowest skill of the trained tasks."""
 
-    def value(self, evaluation: Evaluation, tasks: Tasks) -> float:
-        skills = [evaluation.skill[name] for name in tasks]
+    def value(self, evaluation: Evaluation, tasks: Tasks, trained: Sequence[str]) -> float:
+        skills = [evaluation.skill[name] for name in trained]
         return math.nan if any(map(math.isnan, skills)) else min(skills)
 
 
@@ -57,7 +57,7 @@ class Weighted(Rule):
         if not self.importance or min(self.importance.values()) < 0 or sum(self.importance.values()) <= 0:
             raise UserError(f"weights of tasks are not negative and one is above 0, got {dict(self.importance)}")
 
-    def value(self, evaluation: Evaluation, tasks: Tasks) -> float:
+    def value(self, evaluation: Evaluation, tasks: Tasks, trained: Sequence[str]) -> float:
         total = sum(weight * evaluation.skill[name] for name, weight in self.importance.items())
         return total / sum(self.importance.values())
 
@@ -71,7 +71,7 @@ class Only(Rule):
 
     task: str
 
-    def value(self, evaluation: Evaluation, tasks: Tasks) -> float:
+    def value(self, evaluation: Evaluation, tasks: Tasks, trained: Sequence[str]) -> float:
         return evaluation.skill[self.task]
 
     def named(self) -> tuple[str, ...]:
@@ -94,9 +94,9 @@ class Priority(Rule):
         if not self.tolerance > 0:
             raise UserError(f"tolerance must be above 0, got {self.tolerance}")
 
-    def value(self, evaluation: Evaluation, tasks: Tasks) -> float:
+    def value(self, evaluation: Evaluation, tasks: Tasks, trained: Sequence[str]) -> float:
         skill = evaluation.skill[self.task]
-        others = [evaluation.skill[name] for name in tasks if name != self.task]
+        others = [evaluation.skill[name] for name in trained if name != self.task]
         if not math.isfinite(skill) or any(map(math.isnan, others)):
             return math.nan
         mean = sum(others) / len(others) if others else 0.0
@@ -122,7 +122,7 @@ class DeltaM(Rule):
         if not self.baselines:
             raise UserError("delta_m needs the single-task score of at least one task")
 
-    def value(self, evaluation: Evaluation, tasks: Tasks) -> float:
+    def value(self, evaluation: Evaluation, tasks: Tasks, trained: Sequence[str]) -> float:
         total = weights = 0.0
         for name, single in self.baselines.items():
             weight = self.importance.get(name, 1.0)

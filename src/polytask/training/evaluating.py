@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from polytask.batch import Batch
 from polytask.devices import Place
 from polytask.errors import UserError
 from polytask.model import MultiTaskModel
 from polytask.task import Task
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Every module in evaluation mode, then each in its own again (parts of a model may be frozen)."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 @torch.no_grad()
@@ -24,17 +37,13 @@ def predict(
     """
     place = place or Place(next(model.parameters()).device)
     parts: dict[str, list[Tensor]] = {name: [] for name in tasks}
-    training = model.training
-    model.eval()
-    try:
+    with evaluation_mode(model):
         for batch in batches:
             asked = tuple(name for name in tasks if name in batch.targets) if batch.targets else tuple(tasks)
             with place.autocast():
                 outputs = model(batch.to(place.device).inputs, asked)
             for name in asked:
                 parts[name].append(tasks[name].decode(outputs[name]).cpu())
-    finally:
-        model.train(training)
     return {name: torch.cat(part) for name, part in parts.items() if part}
 
 

@@ -146,8 +146,7 @@ def _depths(model: MultiTaskModel, names: Sequence[str]) -> dict[str, int]:
     found: dict[int, int] = {}
     for place, level in enumerate(levels):
         for part in level:
-            tensors = [part] if isinstance(part, nn.Parameter) else [*part.parameters(), *part.buffers()]
-            for tensor in tensors:
+            for tensor in [part] if isinstance(part, nn.Parameter) else [*part.parameters(), *part.buffers()]:
                 found.setdefault(id(tensor), place)
     own = {id(p) for p in model.trunk.parameters()}
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())

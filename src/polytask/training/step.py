@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from polytask.balance import Balancer
+from polytask.balance.base import Closure
 from polytask.batch import Batch
 from polytask.devices import Place
 from polytask.losses import labelled_sum
@@ -20,6 +22,13 @@ from polytask.task import Task
 
 def task_losses(model: MultiTaskModel, tasks: Mapping[str, Task], batches: Sequence[Batch]) -> dict[str, Tensor]:
     """The mean loss of each task over its labelled entries in all batches; a task without labels has no entry."""
+    return _means(task_sums(model, tasks, batches))
+
+
+def task_sums(
+    model: MultiTaskModel, tasks: Mapping[str, Task], batches: Sequence[Batch]
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Per task the sum of the losses over its labelled entries in all batches, and how many these are."""
     totals: dict[str, tuple[Tensor, Tensor]] = {}
     for batch in batches:
         names = [name for name in batch.targets if name in tasks]
@@ -30,7 +39,11 @@ def task_losses(model: MultiTaskModel, tasks: Mapping[str, Task], batches: Seque
             if count > 0:
                 before = totals.get(name)
                 totals[name] = (total, count) if before is None else (before[0] + total, before[1] + count)
-    return {name: total / count for name, (total, count) in totals.items()}
+    return totals
+
+
+def _means(sums: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    return {name: total / count for name, (total, count) in sums.items()}
 
 
 def train_step(
@@ -44,6 +57,7 @@ def train_step(
     scaler: torch.amp.GradScaler | None = None,
     max_norm: float | None = None,
     draw: Callable[[], Sequence[Batch]] | None = None,
+    after_step: Callable[[Step, Closure], None] | None = None,
 ) -> Step | None:
     """One step: losses, the balancer's backward, the optimizer.
 
@@ -53,6 +67,7 @@ def train_step(
         scaler: for fp16.
         max_norm: clip the gradient to this norm.
         draw: gives one more draw of the sampler, for balancers that compare independent batches.
+        after_step: hears the Step after the optimizer, with a function that computes the losses of this draw again.
 
     Returns:
         The Step, or None when no row of the draw has a label. After a skipped step (`Step.skipped`) no parameter has
@@ -60,15 +75,19 @@ def train_step(
     """
     place = place or Place(next(model.parameters()).device)
     optimizer.zero_grad(set_to_none=True)
-    again = Again(model) if balancer.looks_again else None
+    again = Again(model) if balancer.looks_again or after_step is not None else None
+
+    def sums_of(drawn: Sequence[Batch]) -> dict[str, tuple[Tensor, Tensor]]:
+        with place.autocast():
+            return task_sums(model, tasks, [batch.to(place.device) for batch in drawn])
 
     def losses_of(drawn: Sequence[Batch]) -> dict[str, Tensor]:
-        with place.autocast():
-            return task_losses(model, tasks, [batch.to(place.device) for batch in drawn])
+        return _means(sums_of(drawn))
 
-    losses = losses_of(batches)
-    if not losses:
+    sums = sums_of(batches)
+    if not sums:
         return None
+    losses, rows = _means(sums), torch.stack([count for _, count in sums.values()])
     with place.autocast():
         penalty = model.penalty()
     fresh = (lambda: losses_of(draw())) if draw is not None else None
@@ -78,15 +97,19 @@ def train_step(
     moved = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     parameters = [p for p in moved if not p.grad.is_sparse]  # torch has no norm of a sparse gradient
     norm = nn.utils.clip_grad_norm_(parameters, math.inf if max_norm is None else max_norm)
-    if step.skipped is None and not torch.isfinite(norm):
-        step = replace(step, skipped="the gradient is not finite")
+    infinite = step.skipped is None and not torch.isfinite(norm)
+    step = replace(step, rows=rows, skipped="the gradient is not finite" if infinite else step.skipped)
     if scaler is not None:
         scaler.step(optimizer)  # skips by itself when it finds an infinity
         scaler.update()
     elif step.skipped is None:
         optimizer.step()
     if again is not None:  # after a skipped step too: a loop of one's own cannot know what the scaler did
-        balancer.after_step(lambda: again.replay(lambda: losses_of(batches)))
+        replay = partial(again.replay, lambda: losses_of(batches))
+        if balancer.looks_again:
+            balancer.after_step(replay)
+        if after_step is not None:
+            after_step(step, replay)
     return step
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,13 @@ from torch import Tensor
 from polytask import relate
 from polytask.errors import TrainingError
 from polytask.records import Evaluation, Run, Step
-from polytask.task import Task
 
 MAX_SKIPPED = 20  # consecutive steps without a finite loss or gradient before fit gives up
+
+
+def _placed(tensor: Tensor | None) -> tuple[Tensor, str] | None:
+    """A tensor with its device: those of one window must lie together again."""
+    return None if tensor is None else (tensor, str(tensor.device))
 
 
 def _lists(matrix: np.ndarray) -> list[list[float | None]]:
@@ -55,6 +60,14 @@ class Window:
         means = {name: float(torch.stack(values).double().nanmean()) for name, values in collected.items()}
         return {name: mean for name, mean in means.items() if not math.isnan(mean)}  # a task that shares nothing
 
+    def _drawn(self) -> dict[str, float]:
+        """Labelled entries of each task."""
+        collected: dict[str, list[Tensor]] = {}
+        for step in self.steps:
+            for name, count in zip(step.tasks, step.rows if step.rows is not None else (), strict=False):
+                collected.setdefault(name, []).append(count)
+        return {name: float(torch.stack(counts).double().sum()) for name, counts in collected.items()}
+
     def _grams(self) -> Any:
         """Measured Gramians (n, T, T) in the order of `tasks`, NaN where a task was absent."""
         grams = []
@@ -66,49 +79,34 @@ class Window:
                 grams.append(full)
         return torch.stack(grams).numpy() if grams else None
 
-    def close(
-        self,
-        tasks: Mapping[str, Task],
-        predictions: Mapping[str, Tensor],
-        targets: Mapping[str, Tensor],
-        constant: Mapping[str, float],
-        halves: Tensor | None,
-        run: Run,
-    ) -> Evaluation:
+    def close(self, scored: Evaluation, run: Run, stage: int, rates: Mapping[str, float]) -> Evaluation:
         """The record of the window and of the validation rows after it; the next window begins."""
-        values = {name: task.score(predictions[name], targets[name]) for name, task in tasks.items()}
         grams = self._grams()
-        evaluation = Evaluation(
+        evaluation = replace(
+            scored,
             epoch=len(run.evaluations),
             step=run.steps,
             losses=self._means("losses"),
-            scores=values,
-            skill={name: task.score.skill(values[name], constant[name]) for name, task in tasks.items()},
             weights=self._means("weights"),
             cosine=_lists(relate.mean_cosine(grams)) if grams is not None else None,
             conflict=_lists(relate.conflict_rate(grams)) if grams is not None else None,
-            halves=_skill_by_half(tasks, predictions, targets, constant, halves) if halves is not None else None,
+            stage=stage,
+            drawn=self._drawn(),
+            rates=dict(rates),
         )
         self.steps = []
         return evaluation
 
+    def state_dict(self) -> dict[str, Any]:
+        """The steps so far, as JSON types and tensors."""
+        fields = ("losses", "weights", "gram", "rows")
+        kept = [{"tasks": step.tasks, **{name: _placed(getattr(step, name)) for name in fields}} for step in self.steps]
+        return {"steps": kept, "skipped_in_a_row": self.skipped_in_a_row}
 
-def _skill_by_half(
-    tasks: Mapping[str, Task],
-    predictions: Mapping[str, Tensor],
-    targets: Mapping[str, Tensor],
-    constant: Mapping[str, float],
-    halves: Tensor,
-) -> list[dict[str, float]] | None:
-    """Skill of each task on each half of the validation rows; None where a half cannot score a task (one class)."""
-    found = []
-    for half in (0, 1):
-        rows, skills = halves == half, {}
-        for name, task in tasks.items():
-            target = targets[name][rows]
-            seen = target[~target.isnan()]
-            if len(seen) < 2 or bool((seen == seen[0]).all()):
-                return None
-            skills[name] = task.score.skill(task.score(predictions[name][rows], target), constant[name])
-        found.append(skills)
-    return found
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken."""
+        self.steps = []
+        for kept in state["steps"]:
+            given = {name: value and value[0].to(value[1]) for name, value in kept.items() if name != "tasks"}
+            self.steps.append(Step(tuple(kept["tasks"]), **given))
+        self.skipped_in_a_row = state["skipped_in_a_row"]
