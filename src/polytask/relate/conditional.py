@@ -166,6 +166,8 @@ def spearman(x: ArrayLike, y: ArrayLike) -> float:
     0.948683
     """
     a, b = (_ranks(column) for column in complete(x, y))
+    if len(a) == 0:
+        return math.nan
     a, b = a - a.mean(), b - b.mean()
     size = math.sqrt(float(a @ a) * float(b @ b))
     return float(np.clip(a @ b / size, -1, 1)) if size > 0 else math.nan

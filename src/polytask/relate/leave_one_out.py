@@ -38,7 +38,7 @@ def ridge(features: ArrayLike, targets: ArrayLike) -> Ridge:
     """Ridge regressions with an intercept, one for each column of `targets`, and their leave-one-out predictions.
 
     `features`: (n, F), scaled alike; `targets`: (n,) or (n, K), without missing values. The penalty is the one of eight
-    with the smallest leave-one-out error. All follow from one singular value decomposition: the error of row i when it
+    with the smallest leave-one-out error. All follow from one decomposition: the error of row i when it
     is left out is r_i / (1 - h_i) with the hat matrix H (Allen's PRESS, 1974), so it costs n^2 F, not n fits.
 
     >>> x = np.linspace(-1, 1, 50)[:, None]
@@ -52,9 +52,7 @@ def ridge(features: ArrayLike, targets: ArrayLike) -> Ridge:
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise UserError("features and targets of a quick model must be finite")
     center, mean = x.mean(axis=0), y.mean(axis=0)
-    u, s, vt = np.linalg.svd(x - center, full_matrices=False)
-    kept = s > 1e-10 * max(float(s[0]), 1e-300) if len(s) else np.zeros(0, dtype=bool)
-    u, s, vt = u[:, kept], s[kept], vt[kept]
+    u, s = _left_singular(x - center)
     inner, centred = u.T @ (y - mean), y - mean
     best, left_out, chosen = np.full(y.shape[1], np.inf), np.zeros_like(y), np.zeros(y.shape[1])
     for penalty in PENALTIES:
@@ -65,5 +63,17 @@ def ridge(features: ArrayLike, targets: ArrayLike) -> Ridge:
         better = size < best
         best[better], chosen[better] = size[better], penalty
         left_out[:, better] = y[:, better] - errors[:, better]
-    weights = vt.T @ (s[:, None] / (s[:, None] ** 2 + chosen * len(x)) * inner)
+    weights = (x - center).T @ (u @ (inner / (s[:, None] ** 2 + chosen * len(x))))
     return Ridge(left_out, weights, center, mean)
+
+
+def _left_singular(x: Array) -> tuple[Array, Array]:
+    """Left singular vectors (n, r) and values (r,), from the smaller of the two Gramians: many times faster than a SVD.
+
+    Directions below 1e-7 of the largest are lost in the square; a ridge penalty makes nothing of them.
+    """
+    wide = x.shape[1] > x.shape[0]
+    values, vectors = np.linalg.eigh(x @ x.T if wide else x.T @ x)
+    kept = values > 1e-14 * max(float(values[-1]), 1e-300) if len(values) else np.zeros(0, dtype=bool)
+    s = np.sqrt(values[kept])
+    return (vectors[:, kept] if wide else x @ vectors[:, kept] / s), s
