@@ -51,8 +51,8 @@ def open_table(
     held = 0
     if holdout is not None:
         frame, held = _append(frame, read_table(holdout), str(holdout))
-    wanted = _with_columns(targets, frame)
-    typed = {name: kind for name, kind in _with_columns(kinds or {}, frame).items() if kind is not None}
+    wanted = with_columns(targets, frame)
+    typed = {name: kind for name, kind in with_columns(kinds or {}, frame).items() if kind is not None}
     schema = infer_schema(frame, wanted, kinds=typed, drop=drop, group=group, time=time, split=split)
     name = Path(source).name if isinstance(source, (str, Path)) else "a frame"
     return Table(name, frame, schema, split_rows(frame, schema, seed=seed, holdout=held))
@@ -67,7 +67,7 @@ def _append(frame: pd.DataFrame, holdout: pd.DataFrame, name: str) -> tuple[pd.D
     return pd.concat([frame, holdout[list(frame.columns)]], ignore_index=True), len(holdout)
 
 
-def _with_columns(pairs: Mapping[str, str | None], frame: pd.DataFrame) -> dict[str, str | None]:
+def with_columns(pairs: Mapping[str, str | None], frame: pd.DataFrame) -> dict[str, str | None]:
     """'a:b' was read as column a of kind b; where a column is really called 'a:b', it is meant."""
     meant: dict[str, str | None] = {}
     for name, kind in pairs.items():
