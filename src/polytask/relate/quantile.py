@@ -1,4 +1,4 @@
-"""The quantile of Student's t, so that an interval needs no statistics package."""
+"""The quantile and the tail of Student's t, so that an interval needs no statistics package."""
 
 from __future__ import annotations
 
@@ -28,6 +28,22 @@ def students_t_quantile(p: float, df: float) -> float:
     if math.isinf(df):
         return NormalDist().inv_cdf(p)
     return math.copysign(_solve(2 * min(p, 1 - p), df), p - 0.5)
+
+
+def students_t_tail(t: float, df: float) -> float:
+    """The probability that Student's t with `df` degrees of freedom exceeds t: a one-sided p-value.
+
+    >>> round(students_t_tail(4.302653, 2), 6), students_t_tail(0.0, 7)
+    (0.025, 0.5)
+    """
+    if not df > 0:
+        raise ValueError(f"Student's t needs positive degrees of freedom, got {df}")
+    if math.isinf(df) or math.isinf(t):
+        return NormalDist().cdf(-t)
+    if t == 0:
+        return 0.5
+    above = 0.5 * _outside_inside(abs(t), df)[0]
+    return above if t > 0 else 1 - above
 
 
 def _solve(outside: float, df: float) -> float:
