@@ -68,6 +68,12 @@ def test_needing_a_task_that_is_not_binary_means_a_label():
     same(restrict_batch(Batch(None, targets), tasks).targets["b"], torch.tensor([1.0, NAN, 3.0]))
 
 
+def test_a_chain_through_a_number():
+    targets = {"long": torch.ones(3), "dwell": torch.tensor([3.0, 4.0, NAN]), "click": torch.tensor([1.0, 0.0, 1.0])}
+    found = restrict_targets(targets, {"long": ["dwell"], "dwell": ["click"]}, ["click"])
+    same(found["long"], torch.tensor([1.0, NAN, NAN]))
+
+
 def test_two_needs_are_both_needed():
     targets = {"a": torch.tensor([1.0, 1.0, 0.0]), "b": torch.tensor([1.0, 0.0, 1.0]), "c": torch.ones(3)}
     same(restrict_targets(targets, {"c": ["a", "b"]}, ["a", "b"])["c"], torch.tensor([1.0, NAN, NAN]))
