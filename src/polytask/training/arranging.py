@@ -82,16 +82,12 @@ def _one(stage: Stage, called: str, parts: Parts, tasks: Mapping[str, Task], tra
         served = {task for name in trained for task in parts.serves[name]}
         if not served.intersection(asked):
             where = f" in the turn of '{stage.alternate[place]}'" if stage.alternate else ""
-            raise UserError(
-                f"{called} trains no parameter{where} that serves {', '.join(asked)}: check train and freeze"
-            )
+            raise UserError(f"{called} trains nothing{where} that serves {', '.join(asked)}: check train and freeze")
         turns.append(Turn(trained, names, {name: tasks[name] for name in asked if name in served}))
     drawn = tuple(name for name in asked if any(name in turn.tasks for turn in turns))
     if stage.tasks is not None and len(drawn) < len(asked):
         idle = next(name for name in asked if name not in drawn)
-        raise UserError(
-            f"{called} draws task '{idle}' and trains none of its parameters: check tasks, train and freeze"
-        )
+        raise UserError(f"{called} draws task '{idle}' and trains nothing of it: check tasks, train and freeze")
     rates = rate_factors(parts, stage)
     ever = frozenset().union(*(turn.trained for turn in turns))
     factors = {name: rates[name] if name in ever else 0.0 for name in parts.parameters}

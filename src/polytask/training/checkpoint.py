@@ -54,9 +54,7 @@ class Checkpoint:
             raise UserError(f"{self.path} was written by another version of polytask (format {about['format']})")
         for what, asked in self.question.items():
             if about["question"].get(what) != asked:
-                raise UserError(
-                    f"{self.path} is the checkpoint of another training: {what} differs; give another folder"
-                )
+                raise UserError(f"{self.path} belongs to another training: {what} differs; give another folder")
         return unpack(about["state"], tensors)
 
     def save(self, state: Any) -> None:

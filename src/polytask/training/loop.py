@@ -167,8 +167,10 @@ class Loop:
                 for group in self.optimizer.param_groups for p in group["params"] if id(p) in names}  # fmt: skip
         found = {}
         for label, members in self.rows.items():
+            rates = [rate.get(name, 0.0) for name in members]
             size = sum(self.sizes[name] for name in members)
-            found[label] = sum(rate.get(name, 0.0) * self.sizes[name] for name in members) / size
+            mean = sum(one * self.sizes[name] for one, name in zip(rates, members, strict=True)) / size
+            found[label] = rates[0] if len(set(rates)) == 1 else mean
         return found
 
     def carry(self) -> None:
@@ -190,7 +192,6 @@ class Loop:
 
     def state_dict(self, ended: bool) -> dict[str, Any]:
         """Everything that the next step depends on."""
-        scheduler = {} if self.scheduler is None else self.scheduler.state_dict()
         return {
             "ended": ended,
             "place": [self.stage, self.done, self.since],
@@ -202,7 +203,7 @@ class Loop:
             "sampler": self.sampler.state_dict(),
             "balancers": [one.state_dict() for one in self.balancers],
             "optimizer": self.optimizer.state_dict(),
-            "scheduler": {name: value for name, value in scheduler.items() if name != "lr_lambdas"},  # the stage's
+            "scheduler": {} if self.scheduler is None else self.scheduler.state_dict(),
             "scaler": {} if self.scaler is None else self.scaler.state_dict(),
             "finish": [one.state_dict() for one in self.finish],
             "random": random_state(),

@@ -83,7 +83,7 @@ class Parts:
         if not found:
             hint = nearest(selector, self._roles)
             raise UserError(
-                f"the model has no part '{selector}'{hint if 'mean' in hint else ''}; its parts are "
+                f"the model has no part '{selector}'{f'{hint} Its' if 'mean' in hint else '; its'} parts are "
                 f"{', '.join(self._roles)}, and names and patterns of parameters such as '{self.names[0]}'"
             )
         return found
