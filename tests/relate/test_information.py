@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from polytask.errors import UserError
-from polytask.relate.independence import classes, dependence, overlap, permutation_test
+from polytask.relate.independence import classes, dependence, label_overlap, permutation_test
 from polytask.relate.information import (
     continuous_information,
     discrete_information,
-    information,
     information_correlation,
     mixed_information,
+    mutual_information,
     normalised_information,
     plug_in_information,
 )
@@ -169,9 +169,11 @@ def test_missing_labels_drop_their_rows():
         ("continuous", "continuous"): (x, y),
         ("discrete", "discrete"): (label, label),
     }.items():
-        assert information(a, b, kinds) == information(a[both | (b is label)], b[both | (b is label)], kinds)
+        assert mutual_information(a, b, kinds) == mutual_information(
+            a[both | (b is label)], b[both | (b is label)], kinds
+        )
     found = dependence({"x": x, "y": y}, ["continuous", "continuous"])
-    assert found.rows.tolist() == overlap(np.c_[x, y]).tolist()
+    assert found.rows.tolist() == label_overlap(np.c_[x, y]).tolist()
     assert found.rows[0, 1] == both.sum()
     assert found.estimate[0, 1] == continuous_information(y, x)
 
@@ -270,7 +272,7 @@ def test_refuses_what_is_no_pair_of_targets():
     with pytest.raises(UserError, match="finite"):
         continuous_information([1.0, np.inf], [1.0, 2.0])
     with pytest.raises(UserError, match="kinds"):
-        information([1.0], [1.0], ("binary", "discrete"))
+        mutual_information([1.0], [1.0], ("binary", "discrete"))
     with pytest.raises(UserError, match="kinds"):
         dependence(np.zeros((3, 2)), ["discrete"])
     with pytest.raises(UserError, match="neighbours"):

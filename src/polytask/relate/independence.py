@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from polytask.errors import UserError
-from polytask.relate.information import NEIGHBOURS, Array, Codes, Kind, codes, complete, information, own_stream
+from polytask.relate.information import NEIGHBOURS, Array, Codes, Kind, codes, complete, mutual_information, own_stream
 
 MOST_ROWS = 2000  # with more, this many are drawn for a pair with a continuous target: neighbours cost rows^2
 MOST_BINS = 12
@@ -38,7 +38,8 @@ class Permuted:
 class Dependence:
     """Mutual information of T targets: `estimate`, `p_value`, `null_mean`, `null_sd` and `rows` used, (T, T) each.
 
-    `estimate` is that of `information`, in nats, its diagonal NaN; the p-values are not corrected for their number.
+    `estimate` is that of `mutual_information`, in nats, its diagonal NaN; the p-values are not corrected for their
+    number.
     """
 
     estimate: Array
@@ -127,16 +128,16 @@ def dependence(
             if len(a) not in shuffled:
                 shuffled = {len(a): _shuffles(layer, permutations, rng)}
             test = _test(classes(a, pair[0]), classes(b, pair[1]), layer, shuffled[len(a)])
-            found = information(a, b, pair, neighbours=neighbours)
+            found = mutual_information(a, b, pair, neighbours=neighbours)
             for name, value in zip(result, (found, test.p_value, test.null_mean, test.null_sd), strict=True):
                 result[name][i, j] = result[name][j, i] = value
     return Dependence(**result, rows=rows)
 
 
-def overlap(targets: ArrayLike) -> NDArray[np.int64]:
+def label_overlap(targets: ArrayLike) -> NDArray[np.int64]:
     """How many rows have the labels of both targets, (T, T), of all with the diagonal. `targets`: (n, T), NaN missing.
 
-    >>> overlap([[1.0, 2.0], [np.nan, 3.0], [4.0, np.nan]]).tolist()
+    >>> label_overlap([[1.0, 2.0], [np.nan, 3.0], [4.0, np.nan]]).tolist()
     [[2, 1], [1, 2]]
     """
     known = (~np.isnan(np.asarray(targets, dtype=np.float64))).astype(np.int64)

@@ -123,10 +123,10 @@ def mixed_information(
     return float(digamma[n] + np.mean(digamma[k] - digamma[sizes[label]] - digamma[m + 1]))
 
 
-def information(x: ArrayLike, y: ArrayLike, kinds: tuple[Kind, Kind], *, neighbours: int = NEIGHBOURS) -> float:
+def mutual_information(x: ArrayLike, y: ArrayLike, kinds: tuple[Kind, Kind], *, neighbours: int = NEIGHBOURS) -> float:
     """The estimate of the three that fits two targets of the given kinds, "discrete" or "continuous".
 
-    >>> information([0, 0, 1, 1], [0, 0, 1, 1], ("discrete", "discrete")) > 0.5
+    >>> mutual_information([0, 0, 1, 1], [0, 0, 1, 1], ("discrete", "discrete")) > 0.5
     True
     """
     if kinds == ("discrete", "discrete"):
