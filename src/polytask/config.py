@@ -175,6 +175,7 @@ class FitConfig(DataConfig):
     weights: Factors = Field(default_factory=dict)
     weights_epochs: int = Field(30, ge=1)
     augment: Words = Field(default_factory=dict)
+    finish: Names = Field(default_factory=list)
     plan: str | None = None
     stages: list[StageConfig] | None = Field(None, min_length=1)
     stream: bool = False

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from polytask import balance, sampling, trunks
+from polytask import balance, sampling, training, trunks
 from polytask.balance import Balancer, LossBalancer, WeightedHeads
 from polytask.errors import UserError, nearest
+from polytask.model import MultiTaskModel
 from polytask.sampling import AllTasks, EachTask, MixedTasks, OneTask, Schedule, TaskSampler
 from polytask.sampling.base import Source
+from polytask.training import Finish, Stage
+from polytask.training.plans import ULMFIT_DECAY
 
 SHORT = {
     "uncertaintyweighting": "uncertainty",
@@ -155,6 +159,76 @@ def split_sampler(word: str) -> tuple[type[TaskSampler], str]:
     if rest:
         make_schedule(rest)
     return form, rest
+
+
+PLANS: dict[str, Callable[[str, MultiTaskModel, Stage], list[Stage]]] = {
+    "gradual": lambda text, model, stage: training.gradual_unfreezing(
+        model, replace(stage, depth_decay=ULMFIT_DECAY), epochs=_whole(text, 1)
+    ),
+    "headsfirst": lambda text, model, stage: training.warm_up_heads(
+        model.names, stage, epochs=_whole(text, 1), lr=stage.lr
+    ),
+    "alternating": lambda text, model, stage: training.alternating(stage),
+    "primary": lambda text, model, stage: _primary(text, model, stage),
+}
+"""Training plans that have a name: gradual:EPOCHS, heads-first:EPOCHS, alternating, primary:TASK."""
+
+FINISHES: dict[str, Callable[[str], Finish]] = {
+    "last": lambda text: training.LastAverage(_whole(text, 5)),
+    "top": lambda text: training.TopAverage(_whole(text, 5)),
+    "soup": lambda text: training.GreedySoup(_whole(text, 5)),
+    "ema": lambda text: training.MovingAverage(float(text) if text else 0.999),
+    "heads": lambda text: training.BestHeads(),
+}
+"""What can be tried at the end of a training, by name: last:K, top:K, soup:K, ema:DECAY, heads."""
+
+
+def make_plan(word: str, model: MultiTaskModel, stage: Stage) -> list[Stage]:
+    """The stages of a named plan; `stage` says everything that the plan leaves open.
+
+    >>> from polytask import MLP, HardSharing
+    >>> from torch import nn
+    >>> model = MultiTaskModel(HardSharing(MLP(3, [8])), {"a": nn.Linear(8, 1)})
+    >>> [one.epochs for one in make_plan("heads-first:2", model, Stage(epochs=9))]
+    [2, 9]
+    """
+    kind, _, text = word.partition(":")
+    if canonical(kind) not in PLANS:
+        raise UserError(f"unknown plan '{word}'{nearest(canonical(kind), PLANS)}")
+    return PLANS[canonical(kind)](text, model, stage)
+
+
+def make_finish(words: Sequence[str]) -> list[Finish]:
+    """What is tried at the end, in this order.
+
+    >>> [type(one).__name__ for one in make_finish(["soup:3", "heads"])]
+    ['GreedySoup', 'BestHeads']
+    """
+    made = []
+    for word in words:
+        kind, _, text = word.partition(":")
+        if kind not in FINISHES:
+            raise UserError(f"unknown finish '{word}'{nearest(kind, FINISHES)}")
+        try:
+            made.append(FINISHES[kind](text))
+        except ValueError as error:
+            raise UserError(f"finish '{word}': {error}") from error
+    return made
+
+
+def _primary(task: str, model: MultiTaskModel, stage: Stage) -> list[Stage]:
+    """The other tasks first, then all, then this one."""
+    others = [name for name in model.names if name != task]
+    if task not in model.names or not others:
+        raise UserError(f"this plan ends with one of several tasks: primary:TASK, with TASK {' or '.join(model.names)}")
+    return training.pretrain_then_joint_then_specialise(task, others, pretrain=stage, joint=stage)
+
+
+def _whole(text: str, default: int) -> int:
+    """The number behind a colon."""
+    if text and not text.isdigit():
+        raise UserError(f"a whole number is wanted behind the colon, got '{text}'")
+    return int(text) if text else default
 
 
 def describe() -> list[dict[str, str]]:

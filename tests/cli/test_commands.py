@@ -332,6 +332,8 @@ def test_fit_trains_saves_and_predicts(here: Path) -> None:
         "manifest.json",
         "model.safetensors",
         "preprocess.json",
+        "report.html",
+        "run.json",
     }
     again = run(*command)  # the same model again, over the old one
     assert again.exit_code == 0
@@ -369,7 +371,7 @@ def test_methods_lists_all_that_is_registered() -> None:
     from polytask import balance, sampling, trunks
 
     told, seen = json.loads(run("methods", "--json").stdout), run("methods").stdout
-    assert len(told) == len(balance.METHODS) + len(trunks.METHODS) + len(sampling.METHODS)
+    assert len(told) == len(balance.METHODS) + len(trunks.METHODS) + len(sampling.METHODS) + len(sampling.SCHEDULES)
     for method in told:
         assert method["what"]
         assert method["name"] in seen

@@ -27,6 +27,13 @@ Time = Annotated[str | None, typer.Option(help="Train on the oldest rows of this
 Split = Annotated[str | None, typer.Option(help="Column that says train, valid or test.")]
 Holdout = Annotated[str | None, typer.Option(help="File with the test rows.")]
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file with the same words; options win.")]
+Needs = Annotated[
+    str | None, typer.Option(help="Targets that count only where another is there (and positive): purchase:click.")
+]
+ClassWeights = Annotated[
+    str | None, typer.Option("--class-weights", help="For rare classes: click:balanced, click:sqrt, click:effective.")
+]
+Focal = Annotated[str | None, typer.Option(help="Focal loss with this gamma: click:2.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of the split (default 0).")]
 Epochs = Annotated[int | None, typer.Option(help="At most so many passes over the data (default 300).")]
 Patience = Annotated[int | None, typer.Option(help="Stop after so many epochs without a better one (default 12).")]
@@ -62,6 +69,9 @@ def study(
     time: Time = None,
     split: Split = None,
     holdout: Holdout = None,
+    needs: Needs = None,
+    class_weights: ClassWeights = None,
+    focal: Focal = None,
     config: Config = None,
     arms: Annotated[str | None, typer.Option(help="For example single,hard+pcgrad,mmoe+equal,groups,trees.")] = None,
     seeds: Annotated[int | None, typer.Option(help="Compared runs per network (default 5).")] = None,
@@ -164,9 +174,32 @@ def fit(
     time: Time = None,
     split: Split = None,
     holdout: Holdout = None,
+    needs: Needs = None,
+    class_weights: ClassWeights = None,
+    focal: Focal = None,
     config: Config = None,
     trunk: Annotated[str | None, typer.Option(help="What is shared: hard, mmoe, ple ... (polytask methods).")] = None,
     balancer: Annotated[str | None, typer.Option(help="How the tasks agree: see polytask methods.")] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="What is drawn: all, each, uniform, temperature:5, mixed:uniform ...")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Factors of losses: click:3, or fading over --weights-epochs: aux:1..0.")
+    ] = None,
+    weights_epochs: Annotated[int | None, typer.Option(help="Epochs that a fading factor takes (default 30).")] = None,
+    rule: Annotated[
+        str | None, typer.Option(help="Chooses the epoch: mean, worst, task:click, weighted:a=2,b=1, priority:click.")
+    ] = None,
+    plan: Annotated[
+        str | None,
+        typer.Option(help="Stages: gradual:2, heads-first, alternating, primary:buy; or stages in YAML."),
+    ] = None,
+    finish: Annotated[
+        str | None, typer.Option(help="Tried at the end, kept if better: last:5, top:5, soup:5, ema, heads.")
+    ] = None,
+    stream: Annotated[
+        bool | None, typer.Option("--stream", help="Leave the Parquet file on disk: for tables larger than memory.")
+    ] = None,
     width: Annotated[int | None, typer.Option(help="Width of the hidden layers (default 128).")] = None,
     depth: Annotated[int | None, typer.Option(help="Hidden layers (default 2).")] = None,
     dropout: Annotated[float | None, typer.Option(help="Default 0.1.")] = None,
@@ -182,17 +215,20 @@ def fit(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train one joint model without a study, and save it."""
+    """Train one joint model without a study, and save it.
+
+    Interrupted with Ctrl-C, the same command goes on where it was.
+    """
     given = {k: v for k, v in locals().items() if k not in ("config", "json", "quiet")}
     from polytask.cli import show
 
-    with show.told():
+    with show.told(show.GOES_ON):
         from polytask import files
         from polytask.config import FitConfig, load_config
 
         asked = load_config(FitConfig, config, given)
-        files.check_folder(Path(asked.out), "model", [files.MANIFEST])
-        table = _open(asked, "fit")
+        files.check_folder(Path(asked.out), "model", [files.MANIFEST, "checkpoint"])
+        table = None if asked.stream and asked.data and asked.targets else _open(asked, "fit")
         from polytask.cli.fit import fit_table
 
         result = fit_table(table, asked, quiet=quiet or json)

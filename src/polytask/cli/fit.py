@@ -1,56 +1,151 @@
-"""`polytask fit`: one joint model for a table, trained and saved."""
+"""`polytask fit`: one joint model for a table, trained, saved and drawn."""
 
 from __future__ import annotations
 
+import shutil
 import sys
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import polytask
 from polytask import files
-from polytask.balance import METHODS
+from polytask.balance import METHODS, Balancer, Faded
 from polytask.config import FitConfig
 from polytask.devices import Place
-from polytask.names import find_method, make_balancer
-from polytask.records import Evaluation
-from polytask.sampling import AllTasks
+from polytask.errors import UserError
+from polytask.model import MultiTaskModel
+from polytask.names import find_method, make_balancer, make_finish, make_plan, make_sampler, split_sampler
+from polytask.pace import Linear
+from polytask.records import Evaluation, Run
+from polytask.reports import render_run
+from polytask.sampling import TaskSampler, TensorSource
 from polytask.study.runs import VALID_BATCH
 from polytask.table.opening import Table
 from polytask.table.predictor import TablePredictor
-from polytask.table.prepare import prepare
+from polytask.table.prepare import Prepared, prepare
 from polytask.table.recipe import TableRecipe
+from polytask.table.stream import StreamedTable, stream_table
 from polytask.training import Stage, batch_size_for, evaluate, fit
+from polytask.trunks.sharing import describe_sharing
+
+CHECKPOINT = "checkpoint"  # of an interrupted training; the same command goes on from it
+SHARING_ROWS = 1024  # over which gates are averaged
 
 
-def fit_table(table: Table, asked: FitConfig, *, quiet: bool) -> dict[str, Any]:
-    """Train, save into `asked.out`, and return the test scores."""
-    out = Path(asked.out)
-    place = Place.find(asked.device, asked.precision)
-    find_method(asked.balancer, METHODS, "balancer")  # a misspelt name is not worth the preparation
-    data = prepare(table)
-    balancer = make_balancer(asked.balancer, tuple(data.tasks), sizes=data.train.sizes())
+def fit_table(table: Table | None, asked: FitConfig, *, quiet: bool) -> dict[str, Any]:
+    """Train, save into `asked.out` with the course of the training, and return the test scores.
+
+    Args:
+        table: None for a table that is streamed from disk.
+    """
+    out, place = Path(asked.out), Place.find(asked.device, asked.precision)
+    find_method(asked.balancer.partition(":")[0], METHODS, "balancer")  # a misspelt name is not worth the preparation
+    split_sampler(asked.sampler)
+    finish = make_finish(asked.finish)
+    data = prepare(table, **asked.learning()) if table is not None else streamed(asked)
+    names = tuple(data.tasks)
     settings = {"trunk": asked.trunk, "width": asked.width, "depth": asked.depth, "dropout": asked.dropout}
     torch.manual_seed(asked.seed)
-    model = TableRecipe(data.tasks, data.preprocessor.shape).with_settings(settings)(tuple(data.tasks))
+    model = TableRecipe(data.tasks, data.preprocessor.shape).with_settings(settings)(names)
+    sizes = data.train.sizes()
+    batch = asked.batch_size or batch_size_for(max(sizes.values()))
+    train = data.train.to(place.device) if isinstance(data.train, TensorSource) else data.train
+    sampler = make_sampler(asked.sampler, names, train, batch_size=batch, seed=asked.seed)
+    balancer = make_balancer(asked.balancer, names, sizes=sizes)
+    stages = plan(asked, model)
     files.make_folder(out)  # before the work, so that it cannot fail for this after it
-    batch = asked.batch_size or batch_size_for(len(data.train))
-    run = fit(
-        model,
-        data.tasks,
-        AllTasks(data.train.to(place.device), batch_size=batch, seed=asked.seed),
-        data.valid.batches(VALID_BATCH),
-        balancer=balancer,
-        plan=Stage(asked.epochs, asked.patience, asked.lr, asked.weight_decay),
-        constant=data.constant["valid"],
-        place=place,
-        on_evaluation=None if quiet else _line,
-    )
+    checkpoint = out / CHECKPOINT
+    try:
+        run = fit(
+            model,
+            data.tasks,
+            sampler,
+            data.valid.batches(VALID_BATCH),
+            balancer=weighted(balancer, asked, sampler, names),
+            plan=stages,
+            finish=finish,
+            constant=data.constant["valid"],
+            place=place,
+            on_evaluation=None if quiet else _line,
+            checkpoint=checkpoint,
+        )
+    finally:
+        sampler.close()
     model.cpu()
     scores = evaluate(model, data.tasks, data.test.batches(VALID_BATCH))
-    about = {"source": data.name, "balancer": asked.balancer, "scores": scores}
-    TablePredictor(data.preprocessor, data.tasks, [(tuple(data.tasks), settings)], model, about).save(out)
-    return {"scores": scores, "seconds": run.seconds, "epochs": len(run.evaluations), "best": run.best, "out": str(out)}
+    about = {"source": data.name, "balancer": asked.balancer, "sampler": asked.sampler, "scores": scores}
+    _draw(out, about | {"trunk": asked.trunk}, run, model, data, stages)
+    TablePredictor(data.preprocessor, data.tasks, [(names, settings)], model, about).save(out)
+    shutil.rmtree(checkpoint)
+    return {"scores": scores, "seconds": run.seconds, "epochs": len(run.evaluations), "best": run.best, "out": str(out),
+            "finishing": run.finishing, "report": str(out / "report.html")}  # fmt: skip
+
+
+IN_MEMORY = ("time", "split", "holdout", "needs", "class_weights", "focal")
+"""Words that a streamed table does not know."""
+
+
+def streamed(asked: FitConfig) -> StreamedTable:
+    """The table of this configuration, left on disk."""
+    said = [word for word in IN_MEMORY if getattr(asked, word)]
+    if said:
+        raise UserError(f"--stream cannot be combined with --{said[0].replace('_', '-')}: it needs the whole table")
+    assert asked.data is not None
+    return stream_table(
+        asked.data, asked.targets, kinds=asked.kinds, drop=asked.drop, group=asked.group, seed=asked.seed
+    )
+
+
+def plan(asked: FitConfig, model: MultiTaskModel) -> list[Stage]:
+    """The stages: one, a named plan, or those of the YAML file; what a stage does not say is as for the whole."""
+    whole = Stage(asked.epochs, asked.patience, asked.lr, asked.weight_decay, rule=asked.rule)
+    if asked.plan and asked.stages:
+        raise UserError("give a plan by name or stages of your own, not both")
+    if asked.plan:
+        return make_plan(asked.plan, model, whole)
+    return [replace(whole, **stage.words()) for stage in asked.stages] if asked.stages else [whole]
+
+
+def weighted(balancer: Balancer, asked: FitConfig, sampler: TaskSampler, names: tuple[str, ...]) -> Balancer:
+    """The balancer on losses that count more, less, or fade."""
+    if not asked.weights:
+        return balancer
+    paces = {name: Linear(start, end) for name, (start, end) in asked.weights.items()}
+    return Faded(balancer, paces, steps=asked.weights_epochs * sampler.steps_per_epoch, tasks=names)
+
+
+def _draw(
+    out: Path,
+    about: Mapping[str, Any],
+    run: Run,
+    model: MultiTaskModel,
+    data: Prepared | StreamedTable,
+    stages: list[Stage],
+) -> None:
+    """`run.json` and `report.html`, beside the model."""
+    rows = data.valid.take(slice(SHARING_ROWS)).inputs
+    record = {
+        "format": "polytask-run",
+        "version": 1,
+        "polytask": polytask.__version__,
+        **about,
+        "stages": [_words(stage) for stage in stages] if len(stages) > 1 else [],
+        "sharing": describe_sharing(model.trunk, model.names, rows),
+        "run": run.to_json(),
+    }
+    files.write_json(out / "run.json", record)
+    files.write_bytes(out / "report.html", render_run(record).encode())
+
+
+def _words(stage: Stage) -> str:
+    """What a stage says, without what is as always."""
+    said = {f.name: getattr(stage, f.name) for f in fields(stage) if getattr(stage, f.name) != getattr(Stage(), f.name)}
+    listed = {key: ", ".join(value) if isinstance(value, list | tuple) else value for key, value in said.items()}
+    return "; ".join(f"{key} {value}" for key, value in listed.items())
 
 
 def _line(evaluation: Evaluation) -> None:

@@ -33,8 +33,8 @@ from polytask.table.recipe import TRUNKS, combine
 CONFIDENCE = 0.95
 FORMAT, VERSION = "polytask-study", 1
 LEAST_SEEDS = 2
-QUESTION = ("targets", "kinds", "drop", "group", "time", "split", "holdout", "seed", "epochs", "patience",
-            "batch_size", "precision")  # fmt: skip
+QUESTION = ("targets", "kinds", "drop", "group", "time", "split", "holdout", "needs", "class_weights", "focal", "seed",
+            "epochs", "patience", "batch_size", "precision")  # fmt: skip
 Event = dict[str, Any]
 
 
@@ -89,7 +89,7 @@ class Study:
     def prepare(self) -> Prepared:
         """Read, check and split the data; cheap, and the first thing that can fail."""
         if self.data is None:
-            self.data = prepare(self.source, **self.config.columns())
+            self.data = prepare(self.source, **self.config.columns(), **self.config.learning())
             self.arms = self._planned_arms(list(self.data.tasks))  # 'a:b' may turn out to be a name
             self.on_event({"kind": "data", "data": self.data})
         return self.data
