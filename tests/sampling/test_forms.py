@@ -272,7 +272,36 @@ def test_row_weights_are_cut_with_their_rows():
         assert len(batch.weights["a"]) == count
 
 
+def test_padded_batches_of_different_widths_are_not_joined():
+    class Padded:
+        rows, step = 8, 0
+
+        def next(self):
+            self.step += 1
+            return Batch(torch.zeros(4, self.step), {"a": torch.zeros(4)})
+
+        def state_dict(self):
+            return {}
+
+    with pytest.raises(UserError, match=r"\(1,\), \(2,\).* cannot be joined"):
+        Rebatched(Padded()).take(6)
+
+
+def test_a_draw_beside_the_training_is_not_credited():
+    schedule = Recorded()
+    sampler = OneTask(sources(), schedule, batch_size=2)
+    trained = next(iter(sampler.draw()[0].targets))
+    while next(iter(sampler.draw()[0].targets)) == trained:  # as a balancer does that compares fresh batches
+        pass
+    look = Look(dict, lambda names: {})
+    sampler.after_step(Step((trained,), torch.ones(1)), look)
+    assert schedule.told[-1][0] == (trained,)
+    sampler.after_step(None, look)
+    assert schedule.told[-1][0] == ()
+
+
 @pytest.mark.parametrize(("make", "says"), [
+    (lambda: OneTask(sources()).load_state_dict(AllTasks(pair()).state_dict()), r"sampler of a\+b, not of a, b, c"),
     (lambda: OneTask({}), "at least one task"),
     (lambda: EachTask(sources(), epoch="middle"), "'longest', 'shortest' or a number"),
     (lambda: EachTask(sources(), epoch=0), "'longest', 'shortest' or a number"),

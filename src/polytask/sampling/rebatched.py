@@ -80,7 +80,15 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 def _joined(batches: Sequence[Batch]) -> Batch:
     """One batch with the rows of all of them."""
-    columns = [torch.cat(column) for column in zip(*(_tensors(_parts(batch)) for batch in batches), strict=True)]
+    columns = []
+    for column in zip(*(_tensors(_parts(batch)) for batch in batches), strict=True):
+        shapes = {tuple(part.shape[1:]) for part in column}
+        if len(shapes) > 1:
+            raise UserError(
+                f"rows of different shapes {sorted(shapes)} cannot be joined into one batch: pad them to one length, "
+                "or draw whole batches (OneTask, EachTask)"
+            )
+        columns.append(torch.cat(column))
     remaining = iter(columns)
     inputs, targets, weights = map_tensors(lambda _: next(remaining), _parts(batches[0]))
     return Batch(inputs, targets, weights)

@@ -61,6 +61,8 @@ class FromSources(TaskSampler):
         return {"wanted": list(self._wanted), "arms": {arm.name: arm.state_dict() for arm in self._arms}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if set(state["arms"]) != {arm.name for arm in self._arms}:
+            raise UserError(f"the state is of a sampler of {', '.join(state['arms'])}, not of {', '.join(self.tasks)}")
         for arm in self._arms:
             arm.load_state_dict(state["arms"][arm.name])
         self._focus(tuple(state["wanted"]))

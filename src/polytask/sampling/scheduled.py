@@ -43,7 +43,6 @@ class Scheduled(FromSources):
         self.skill: dict[str, float] = {}
         self.carried: dict[str, float] = {}  # arm -> what it is owed after rounding
         self._begun, self._epochs = 0, 0.0  # step and epochs at the last change of tasks
-        self._drawn: tuple[str, ...] = ()
         self._shares: list[float] | None = None  # of this epoch, where the schedule is steady
         self._focus(self.tasks)
         self.probabilities()  # a schedule that cannot be followed is refused at once
@@ -103,7 +102,9 @@ class Scheduled(FromSources):
             tasks = [task for arm in self._arms if arm.name in names for task in arm.tasks]
             return self._by_arm(look.ahead(tasks))
 
-        self.schedule.after_step(self._drawn, step, replace(look, ahead=ahead), self.progress())
+        trained = () if step is None else step.tasks  # not the last draw: a balancer may have drawn more
+        drawn = [arm.name for arm in self._active if set(arm.active) & set(trained)]
+        self.schedule.after_step(drawn, step, replace(look, ahead=ahead), self.progress())
 
     def _by_arm(self, values: Mapping[str, float]) -> dict[str, float]:
         """For each arm the mean over those of its tasks that have a value."""
@@ -176,7 +177,6 @@ class OneTask(Scheduled):
     def draw(self) -> list[Batch]:
         arm = self._active[self._planned() if self.schedule.steady else self._random()]
         self.step += 1
-        self._drawn = (arm.name,)
         return [arm.stream.next()]
 
     def _planned(self) -> int:
@@ -238,6 +238,4 @@ class MixedTasks(Scheduled):
     def draw(self) -> list[Batch]:
         counts = self._quotas(self.batch_size)
         self.step += 1
-        drawn = [(arm, count) for arm, count in zip(self._active, counts, strict=True) if count]
-        self._drawn = tuple(arm.name for arm, _ in drawn)
-        return [arm.rows.take(count) for arm, count in drawn]
+        return [arm.rows.take(count) for arm, count in zip(self._active, counts, strict=True) if count]
