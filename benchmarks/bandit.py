@@ -4,9 +4,9 @@
     python -m benchmarks.bandit --tables   # the table of docs/sampling.md from the last results
 
 The main task has 60 rows of 50 inputs: tanh of twice one hidden direction, and noise. The useful task has 2000 rows
-with another function of the same direction; the five others have 2000 rows of random targets. Every task has inputs of its
-own, every arm the same 1200 steps (one task a step, SGD), and the main task a quarter of them: what differs is how the
-rest is divided. The best epoch is chosen by 200 validation rows of the main task, which are also the bandits' probe
+with another function of the same direction; the five others have 2000 rows of random targets. Every task has inputs of
+its own, every arm the same 1200 steps (one task a step, SGD), and the main task a quarter of them: what differs is how
+the rest is divided. The best epoch is chosen by 200 validation rows of the main task, which are also the bandits' probe
 rows; the test score is the mean squared error on 4000 rows (noise alone: 0.09).
 
 Named in advance: `Exp3` paid by look-ahead, with its defaults, "finds" the useful task where that is drawn more often
