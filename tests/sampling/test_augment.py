@@ -131,6 +131,16 @@ class TestAugmented:
         with pytest.raises(UserError, match="no task 'bb' to augment; did you mean 'b'"):
             Augmented(rows(), {"bb": plus(1)})
 
+    def test_rows_of_words_are_not_copied_by_half(self):
+        class Words(TensorSource):
+            def take(self, rows, tasks=None):
+                batch = super().take(rows, tasks)
+                return Batch({"x": batch.inputs, "words": ["a"] * len(batch.inputs)}, batch.targets)
+
+        source = Words(torch.zeros(4, 1), {"a": torch.ones(4), "b": torch.ones(4)})
+        with pytest.raises(UserError, match="rows of task 'b' cannot be copied out of a batch"):
+            Augmented(source, {"b": plus(1)}).stream("ab", 2).next()
+
 
 class TestJoin:
     def test_weights_of_rows_are_kept_and_1_elsewhere(self):

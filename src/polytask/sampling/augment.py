@@ -95,6 +95,9 @@ class AugmentedStream(Stream):
 
 def split_off(batch: Batch, task: str) -> tuple[Batch | None, Batch]:
     """The rows with a label for a task, with this label only (None: no such row); and the batch without the label."""
+    if not _tensors_only(batch.inputs):
+        raise UserError(f"rows of task '{task}' cannot be copied out of a batch whose inputs are not all tensors: draw "
+                        "the task alone, or transform the items (`DatasetSource(transform=)`)")  # fmt: skip
     target = batch.targets[task]
     labelled = ~target.isnan() if target.is_floating_point() else torch.ones_like(target, dtype=torch.bool)
     rows = labelled.reshape(len(target), -1).any(dim=1).nonzero().squeeze(-1)
@@ -102,6 +105,12 @@ def split_off(batch: Batch, task: str) -> tuple[Batch | None, Batch]:
     mine = Batch(map_tensors(lambda tensor: tensor[rows], batch.inputs), {task: target[rows]}, weights)
     without = {**batch.targets, task: torch.full_like(as_numbers(target), float("nan"))}
     return mine if len(rows) else None, Batch(batch.inputs, without, batch.weights)
+
+
+def _tensors_only(tree: Any) -> bool:
+    if isinstance(tree, (Mapping, list, tuple)):
+        return all(_tensors_only(part) for part in (tree.values() if isinstance(tree, Mapping) else tree))
+    return isinstance(tree, Tensor)
 
 
 def join(batches: Sequence[Batch]) -> Batch:
