@@ -2,5 +2,6 @@
 
 from polytask.affinity.features import layer_features
 from polytask.affinity.halves import HalfGramians, half_gramians
+from polytask.affinity.watching import Watched, watch
 
-__all__ = ["HalfGramians", "half_gramians", "layer_features"]
+__all__ = ["HalfGramians", "Watched", "half_gramians", "layer_features", "watch"]
