@@ -11,11 +11,15 @@ from polytask import balance, sampling, training, trunks
 from polytask.balance import Balancer, LossBalancer, WeightedHeads
 from polytask.errors import UserError, nearest
 from polytask.model import MultiTaskModel
-from polytask.sampling import AllTasks, EachTask, MixedTasks, OneTask, Schedule, TaskSampler
+from polytask.sampling import AllTasks, EachTask, MixedTasks, OneTask, Schedule, TaskSampler, TensorSource
+from polytask.sampling.augment import Augmented, Transform
+from polytask.sampling.augmentations import FeatureSwap, GaussianNoise, Mixup
 from polytask.sampling.base import Source
+from polytask.sampling.smote import oversample
 from polytask.training import Finish, Stage
 from polytask.training.plans import ULMFIT_DECAY
 
+OVERSAMPLING = "smote"
 SHORT = {
     "uncertaintyweighting": "uncertainty",
     "hardsharing": "hard",
@@ -172,6 +176,40 @@ PLANS: dict[str, Callable[[str, MultiTaskModel, Stage], list[Stage]]] = {
     "primary": lambda text, model, stage: _primary(text, model, stage),
 }
 """Training plans that have a name: gradual:EPOCHS, heads-first:EPOCHS, alternating, primary:TASK."""
+
+AUGMENTATIONS: dict[str, Callable[[float | None, TensorSource], Transform]] = {
+    "noise": lambda number, rows: GaussianNoise(0.1 if number is None else number, of=rows.inputs),
+    "mixup": lambda number, rows: Mixup(0.2 if number is None else number),
+    "swap": lambda number, rows: FeatureSwap(0.1 if number is None else number),
+}
+"""Augmentations of table rows, by name: noise=SCALE, mixup=ALPHA, swap=SHARE; smote=K makes rows ahead of time."""
+
+
+def augment(source: TensorSource, words: Mapping[str, str]) -> Source:
+    """The training rows with more of them for some tasks: {"buy": "mixup=0.4", "fraud": "smote"}.
+
+    >>> from polytask import TensorSource
+    >>> import torch
+    >>> augment(TensorSource(torch.zeros(4, 2), {"a": torch.zeros(4)}), {"a": "noise=0.2"}).sizes()
+    {'a': 4}
+    """
+    transforms: dict[str, Transform] = {}
+    for task, word in words.items():
+        if task not in source.tasks:
+            raise UserError(f"augment names '{task}', which is no task{nearest(task, source.tasks)}")
+        kind, _, text = word.partition("=")
+        try:
+            number = float(text) if text else None
+        except ValueError as error:
+            raise UserError(f"augment: '{word}' wants a number behind the =") from error
+        if kind == OVERSAMPLING:
+            source = oversample(source, task, k=5 if number is None else int(number))
+        elif kind in AUGMENTATIONS:
+            transforms[task] = AUGMENTATIONS[kind](number, source)
+        else:
+            raise UserError(f"unknown augmentation '{word}'{nearest(kind, [*AUGMENTATIONS, OVERSAMPLING])}")
+    return Augmented(source, transforms) if transforms else source
+
 
 FINISHES: dict[str, Callable[[str], Finish]] = {
     "last": lambda text: training.LastAverage(_whole(text, 5)),

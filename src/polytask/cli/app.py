@@ -194,6 +194,9 @@ def fit(
         str | None,
         typer.Option(help="Stages: gradual:2, heads-first, alternating, primary:buy; or stages in YAML."),
     ] = None,
+    augment: Annotated[
+        str | None, typer.Option(help="More rows for small tasks: buy:mixup, buy:noise=0.2, buy:swap, fraud:smote.")
+    ] = None,
     finish: Annotated[
         str | None, typer.Option(help="Tried at the end, kept if better: last:5, top:5, soup:5, ema, heads.")
     ] = None,
@@ -237,7 +240,7 @@ def fit(
             return
         rows = [[n, k, v] for n, scores in result["scores"].items() for k, v in scores.items()]
         show.table("Test rows", ["task", "score", "value"], rows)
-        show.console().print(f"model: {asked.out}")
+        show.console().print(f"\nreport: {result['report']}\nmodel:  {asked.out}")
 
 
 @app.command()

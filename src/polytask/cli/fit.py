@@ -18,11 +18,11 @@ from polytask.config import FitConfig
 from polytask.devices import Place
 from polytask.errors import UserError
 from polytask.model import MultiTaskModel
-from polytask.names import find_method, make_balancer, make_finish, make_plan, make_sampler, split_sampler
+from polytask.names import augment, find_method, make_balancer, make_finish, make_plan, make_sampler, split_sampler
 from polytask.pace import Linear
 from polytask.records import Evaluation, Run
 from polytask.reports import render_run
-from polytask.sampling import TaskSampler, TensorSource
+from polytask.sampling import Source, TaskSampler, TensorSource
 from polytask.study.runs import VALID_BATCH
 from polytask.table.opening import Table
 from polytask.table.predictor import TablePredictor
@@ -53,8 +53,7 @@ def fit_table(table: Table | None, asked: FitConfig, *, quiet: bool) -> dict[str
     model = TableRecipe(data.tasks, data.preprocessor.shape).with_settings(settings)(names)
     sizes = data.train.sizes()
     batch = asked.batch_size or batch_size_for(max(sizes.values()))
-    train = data.train.to(place.device) if isinstance(data.train, TensorSource) else data.train
-    sampler = make_sampler(asked.sampler, names, train, batch_size=batch, seed=asked.seed)
+    sampler = make_sampler(asked.sampler, names, _rows(data.train, asked, place), batch_size=batch, seed=asked.seed)
     balancer = make_balancer(asked.balancer, names, sizes=sizes)
     stages = plan(asked, model)
     files.make_folder(out)  # before the work, so that it cannot fail for this after it
@@ -85,7 +84,12 @@ def fit_table(table: Table | None, asked: FitConfig, *, quiet: bool) -> dict[str
             "finishing": run.finishing, "report": str(out / "report.html")}  # fmt: skip
 
 
-IN_MEMORY = ("time", "split", "holdout", "needs", "class_weights", "focal")
+def _rows(train: Source, asked: FitConfig, place: Place) -> Source:
+    """The training rows where they are needed, with those that augmentation adds."""
+    return augment(train.to(place.device), asked.augment) if isinstance(train, TensorSource) else train
+
+
+IN_MEMORY = ("time", "split", "holdout", "needs", "class_weights", "focal", "augment")
 """Words that a streamed table does not know."""
 
 
