@@ -68,7 +68,8 @@ def stream_table(
     """Open a Parquet table for training on a stream of its rows, in bounded memory.
 
     A row's side is a hash of its position (of its cell in the `group` column, so that no group is on two sides):
-    about `evaluated_rows` for validation and as many for test, at most a fifth each, all others train. Columns are
+    about `evaluated_rows` for validation and as many for test, at most a fifth each, all others train (of large groups
+    at most twice as many are held in memory, and the rest of their rows is not used). Columns are
     typed and the preprocessing is fitted on a random sample of `sample_rows` training rows; of targets every class is
     seen, however rare. The preprocessing is then applied chunk by chunk while training. Opening reads the table once,
     and the targets once more to count labels.
@@ -82,12 +83,13 @@ def stream_table(
         UserError: data that cannot be used.
     """
     files = ParquetFiles(path)
-    if group is not None and group not in files.columns:
-        files.check([group])
+    files.check([] if group is None else [group])
     sides = _Sides(seed, min(LARGEST_SHARE, evaluated_rows / files.rows), group)
     columns = [name for name in files.columns if name.strip() not in drop]
-    wanted = [name for name in columns if name.strip() in _names(targets)]
-    samples, witnesses = _sample(files, sides, columns, wanted, (sample_rows, evaluated_rows, evaluated_rows))
+    wanted = _columns_of(targets, columns)
+    files.check(wanted)
+    most = (sample_rows, 2 * evaluated_rows, 2 * evaluated_rows)
+    samples, witnesses = _sample(files, sides, columns, wanted, most)
     for side, rows in samples.items():
         if rows is None:
             raise UserError(f"no row is left for the side '{side}': the table is too small to be streamed")
@@ -109,9 +111,10 @@ def stream_table(
     return StreamedTable(name, schema, preprocessor, tasks, train, **held, constant=constant, findings=findings)
 
 
-def _names(targets: Mapping[str, str | None]) -> set[str]:
-    """Columns that may be meant: 'a:b' was read as column a of kind b."""
-    return {*targets, *(f"{name}:{kind}" for name, kind in targets.items() if kind is not None)}
+def _columns_of(targets: Mapping[str, str | None], columns: Sequence[str]) -> list[str]:
+    """The columns of the targets as they are written: 'a:b' was read as column a of kind b."""
+    written = {name.strip(): name for name in columns}
+    return [written.get(f"{name}:{kind}", written.get(name, name)) for name, kind in targets.items()]
 
 
 def _about(sample: int, rows: int) -> Finding:
@@ -157,10 +160,12 @@ class _Sides:
     def of(self, chunk: Any, places: Tensor) -> np.ndarray:
         """(n,) 0 train, 1 valid, 2 test."""
         import pandas as pd
+        import pyarrow as pa
 
         keys: np.ndarray = places.numpy().astype(np.uint64)
         if self.group is not None:
-            keys = pd.util.hash_pandas_object(chunk.column(self.group).to_pandas(), index=False).to_numpy(np.uint64)
+            texts = chunk.column(self.group).cast(pa.string()).to_pandas()  # whole numbers beside gaps become floats
+            keys = pd.util.hash_pandas_object(texts, index=False).to_numpy(np.uint64)
         where = _uniform(keys, 2 * self.seed)
         return np.where(where < self.share, 1, np.where(where < 2 * self.share, 2, 0))
 
