@@ -206,6 +206,12 @@ def test_the_test_sees_dependence_and_knows_its_null():
     assert test.excess == pytest.approx(test.statistic - test.null_mean)
 
 
+def test_shuffles_that_change_nothing_are_no_evidence():
+    assert permutation_test(np.ones(20), np.arange(20) % 2).p_value == 1.0
+    strata = np.arange(20) % 2
+    assert permutation_test(strata, strata, strata=strata).p_value == 1.0
+
+
 def test_strata_take_away_what_they_explain():
     rng = np.random.default_rng(0)
     levels = []

@@ -223,7 +223,7 @@ def test_local_search_is_a_plan_near_the_best_and_below_the_bound(cost, sets):
             assert found.cost <= budget + 1e-9
             assert value <= best.total + 1e-9
             assert best.total <= found.bound + 1e-9
-            assert found.bound == pytest.approx(upper_bound(affinity, own, budget, cost, sets))
+            assert found.bound == pytest.approx(upper_bound(affinity, own, budget, cost))
             shares.append((best.total - value) / (abs(best.total) + 1))
     assert np.mean(shares) < 0.04
     assert np.mean(np.array(shares) < 1e-6) > 0.6
@@ -256,7 +256,7 @@ def test_the_bound_is_reached_where_one_price_decides():
 def test_the_bound_knows_that_few_models_make_large_groups():
     rng = np.random.default_rng(0)
     affinity, own = checked_affinity(rng.normal(size=(30, 30)), None)
-    bounds = [upper_bound(affinity, own, budget, GroupCost(), "overlapping") for budget in (1, 2, 5, 15, 30)]
+    bounds = [upper_bound(affinity, own, budget, GroupCost()) for budget in (1, 2, 5, 15, 30)]
     assert bounds == sorted(bounds)
     assert bounds[-1] == pytest.approx(np.maximum(affinity, 0).max(axis=0).sum(), rel=1e-6)
     assert bounds[0] < 0.1 * bounds[-1]

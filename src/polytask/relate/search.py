@@ -40,7 +40,7 @@ def search_plan(given: Array, alone: Array, budget: float, cost: GroupCost, sets
     for plan in plans:
         plan.add_helpers(room - cost.model * len(plan.serves))
     best = max(plans, key=lambda plan: plan.total())
-    bound = upper_bound(given, alone, budget, cost, sets)
+    bound = upper_bound(given, alone, budget, cost)
     groups, gains = best.plan()
     spent = sum(cost.of(group.trains, tasks) for group in groups)
     return Plan(groups, gains, float(spent), max(bound, float(np.sum(gains))))
@@ -53,7 +53,7 @@ def _starts(both: Array, alone: Array, limit: int) -> list[Labels]:
     return [_move(both, alone, start, limit) for start in starts] + ([apart] if limit == tasks else [])
 
 
-def upper_bound(given: Array, alone: Array, budget: float, cost: GroupCost, sets: Sets) -> float:
+def upper_bound(given: Array, alone: Array, budget: float, cost: GroupCost) -> float:
     """No plan within the budget is worth more (pair-average gains).
 
     A task in a group of n tasks gains at most the mean of its n - 1 best partners, u(n). A group that serves n tasks
@@ -61,15 +61,14 @@ def upper_bound(given: Array, alone: Array, budget: float, cost: GroupCost, sets
 
         best <= p budget + sum_t max_n [u_t(n) - p (model / n + head_t)],
 
-    and the bound is the least of this convex function of p.
+    and the bound is the least of this convex function of p. Helpers change nothing: a group that serves fewer tasks
+    than it trains costs each of them more and brings them no more.
     """
     tasks = len(given)
     partners = np.where(np.eye(tasks, dtype=bool), -np.inf, given)
     top = -np.sort(-partners, axis=0)[: tasks - 1]
     sizes = np.arange(1, tasks + 1)
     u = np.vstack([alone, np.cumsum(top, axis=0) / sizes[:-1, None]]) if tasks > 1 else alone[None, :]
-    if sets == "overlapping" and tasks > 1:
-        u[0] = np.maximum(alone, u[1])  # served alone, with the best helper
     share = cost.model / sizes[:, None] + cost.per_task(tasks)
 
     def bound(price: float) -> float:
