@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from polytask import relate
 from polytask.relate.conditional import quantile_residuals, residual_correlation, spearman
-from polytask.relate.independence import dependence, overlap
+from polytask.relate.independence import dependence, label_overlap
 from polytask.relate.information import Kind, information_correlation
 from polytask.relate.leave_one_out import Ridge, ridge
 from polytask.sampling import TensorSource
@@ -73,7 +73,7 @@ def signals_before(train: TensorSource, tasks: Mapping[str, Task], shape: TableS
     some = train.take(rows)
     labels = np.column_stack([some.targets[name].double().numpy() for name in tasks])
     kinds: list[Kind] = ["discrete" if task.labels is not None else "continuous" for task in tasks.values()]
-    shares = overlap(np.column_stack([train.targets[name].double().numpy() for name in tasks])).astype(np.float64)
+    shares = label_overlap(np.column_stack([train.targets[name].double().numpy() for name in tasks])).astype(np.float64)
     found = dependence(labels, kinds, permutations=PERMUTATIONS, seed=seed)
     features = table_features(some.inputs, shape)
     quick = [_Quick.fit(features, labels[:, t], task) for t, task in enumerate(tasks.values())]
