@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from polytask.relate import students_t_quantile
+from polytask.relate import students_t_quantile, students_t_tail
 
 PROBABILITIES = [1e-6, 1e-3, 0.025, 0.1, 0.26, 0.45, 0.4999, 0.51, 0.6, 0.74, 0.9, 0.95, 0.975, 0.995, 0.9999]
 
@@ -28,3 +28,13 @@ def test_closed_forms():
 def test_refuses_what_has_no_quantile(p, df):
     with pytest.raises(ValueError, match="needs"):
         students_t_quantile(p, df)
+
+
+@pytest.mark.parametrize("df", [1, 2.5, 9, 400, math.inf])
+def test_the_tail_is_the_inverse_of_the_quantile(df):
+    for p in (0.001, 0.3, 0.5, 0.8, 0.9999):
+        assert students_t_tail(students_t_quantile(p, df), df) == pytest.approx(1 - p, rel=1e-9)
+    assert students_t_tail(math.inf, df) == 0.0
+    assert students_t_tail(-math.inf, df) == 1.0
+    with pytest.raises(ValueError, match="degrees"):
+        students_t_tail(1.0, 0)
