@@ -58,6 +58,7 @@ def test_only_rows_of_the_asked_task(batch_size):
 
 def test_resume_at_every_batch_with_random_items():
     rows = source(Noisy())
+    check_epochs(lambda seed: rows.stream(["a", "b"], 4, seed), LABELLED)
     check_resume(lambda seed: rows.stream(["a", "b"], 4, seed))
 
 
@@ -75,6 +76,7 @@ def test_workers_do_not_change_the_batches():
     noise = [{int(row): value for a, _ in seen[half : half + 3] for row, value in a.inputs.tolist()} for half in (0, 3)]
     assert noise[0].keys() == noise[1].keys()
     assert all(noise[0][row] != noise[1][row] for row in noise[0])
+    assert len(set(noise[0].values())) == len(noise[0])
 
 
 def test_labels_are_stacked_with_gaps():
