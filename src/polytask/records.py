@@ -129,7 +129,7 @@ class Run:
         ]
         if len(pairs) != len(self.of_last_stage):
             return plain
-        best_on_first, best_on_second = (max(pairs, key=lambda pair: pair[1][half])[0] for half in (0, 1))  # noqa: B023
+        best_on_first, best_on_second = (max(pairs, key=lambda pair: pair[1][half])[0] for half in (0, 1))
         first, second = best_on_first[1], best_on_second[0]
         return {name: 0.5 * (first[name] + second[name]) for name in plain}
 

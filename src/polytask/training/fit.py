@@ -135,6 +135,8 @@ def _train(
         loop.stage -= 1
         loop.finished()
         save(ended=True)
+        if interrupt is not None and interrupt.asked:
+            raise KeyboardInterrupt
 
 
 def _check_one_rate(arranged: Sequence[Arrangement]) -> None:
