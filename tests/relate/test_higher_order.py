@@ -104,6 +104,17 @@ def test_the_budget_and_the_costs():
     assert rates[0] == pytest.approx(max(one.worth / one.cost for one in every))
 
 
+def test_a_cheap_training_comes_before_a_dear_one_that_tells_little_more():
+    sd = np.zeros((4, 4))
+    sd[0, 1] = sd[1, 0] = 1.0
+    sd[2, 3] = sd[3, 2] = 1.2
+    plans = likely_plans(np.zeros((4, 4)), sd, best_plan, draws=40)
+    dear = GroupCost(1.0, [0.0, 0.0, 2.0, 2.0])
+    pairs = [(0, 1), (2, 3)]
+    assert [one.group for one in next_experiments(np.zeros((4, 4)), sd, plans, pairs, 9)] == [(2, 3), (0, 1)]
+    assert [one.group for one in next_experiments(np.zeros((4, 4)), sd, plans, pairs, 9, cost=dear)] == pairs
+
+
 def test_measuring_what_is_proposed_finds_the_best_plan_sooner():
     """After the proposed trainings the plan is better, on average, than after as many others."""
     gained = {"proposed": [], "others": []}
