@@ -10,8 +10,10 @@ the rest is divided. The best epoch is chosen by 200 validation rows of the main
 rows; the test score is the mean squared error on 4000 rows (noise alone: 0.09).
 
 Named in advance: `Exp3` paid by look-ahead, with its defaults, "finds" the useful task where that is drawn more often
-than every other auxiliary task over the whole training. The settings were fixed on the seeds from 100 on; the seeds of
-the table are 0 to 9.
+than every other auxiliary task over the whole training. Settings were chosen on the seeds from 100 on. A first run on
+the seeds 0 to 9, with random targets of 0.6 times the size, found it in 9 of 10 (test error 0.412, uniform 0.418): a
+step on such targets did little harm to a main task that overfits. The targets were then made larger, again on seeds
+from 100 on, and the seeds of the table, 10 to 19, named before they were run.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from torch import Tensor
 
 from polytask import MLP, HardSharing, MultiTaskModel, OneTask, Stage, Task, TensorSource, evaluate, fit, make_head
 from polytask.batch import Batch
-from polytask.sampling import UCB, Exp3, LookAhead, Ratios, Schedule, Thompson
+from polytask.sampling import UCB, Exp3, Ratios, Schedule
 
 RESULTS = Path(__file__).parent / "results" / "bandit.json"
 PAGE = Path(__file__).parent.parent / "docs" / "sampling.md"
@@ -45,12 +47,10 @@ def divided(**shares: float) -> Ratios:
 
 
 ARMS: dict[str, Callable[[int], Schedule]] = {
-    "the useful task alone (an oracle)": lambda seed: divided(useful=1.0),
     "uniform": lambda seed: divided(**dict.fromkeys(AUXILIARY, 1.0)),
     "Exp3, look-ahead": lambda seed: Exp3("main", share=SHARE),
+    "the useful task alone (an oracle)": lambda seed: divided(useful=1.0),
     "UCB, look-ahead": lambda seed: UCB("main", share=SHARE),
-    "Thompson, look-ahead": lambda seed: Thompson("main", SHARE, decay=0.01, reward=LookAhead("main"), seed=seed),
-    "Thompson, validation score (AutoSeM)": lambda seed: Thompson("main", SHARE, seed=seed),
 }
 
 
@@ -68,7 +68,7 @@ def rows(seed: int) -> tuple[dict[str, TensorSource], list[Batch], list[Batch]]:
         return torch.tanh(2 * u)
 
     train = {"main": some("main", 60, main), "useful": some("useful", 2000, lambda u: torch.relu(u) - 0.4)}
-    train |= {name: some(name, 2000, lambda u: 0.6 * torch.randn(len(u), generator=draw)) for name in NOISES}
+    train |= {name: some(name, 2000, lambda u: 1.5 * torch.randn(len(u), generator=draw)) for name in NOISES}
     return train, some("main", 200, main).batches(200), some("main", 4000, main).batches(4000)
 
 
@@ -119,7 +119,7 @@ def write_table() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", default="0,1,2,3,4,5,6,7,8,9")
+    parser.add_argument("--seeds", default="10,11,12,13,14,15,16,17,18,19")
     parser.add_argument("--tables", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULTS)
     asked = parser.parse_args()
@@ -131,7 +131,7 @@ def main() -> None:
             print(
                 table({"uniform": results.get("uniform", results[arm]), arm: results[arm]}).splitlines()[-1], flush=True
             )
-        asked.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+            asked.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         print(table(results))
     if asked.out == RESULTS:
         write_table()
