@@ -251,7 +251,7 @@ class ParquetStream(Stream):
         return _Wave(inputs, targets, torch.randperm(len(targets[self._tasks[0]]), generator=generator))
 
     def state_dict(self) -> dict[str, Any]:
-        files = self._source.files.signatures()
+        files = list(self._source.files.signatures)
         return {"epoch": self.epoch, "wave": self._number, "row": self._row, "files": files}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

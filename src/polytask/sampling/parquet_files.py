@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -98,13 +99,14 @@ class ParquetFiles:
                 total += statistics.null_count
         return total
 
+    @cached_property
     def signatures(self) -> list[str]:
         """Per file a hash of its size and its footer, which has the places and the statistics of all columns."""
         return [_signature(path) for path in self.paths]
 
     def check_signatures(self, before: Sequence[str]) -> None:
         """The files are those that had these signatures, or a UserError."""
-        now = self.signatures()
+        now = self.signatures
         if len(now) != len(before):
             raise UserError(f"the training began with {len(before)} Parquet files, now there are {len(now)}")
         for path, old, new in zip(self.paths, before, now, strict=True):
