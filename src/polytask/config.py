@@ -139,6 +139,18 @@ class StudyConfig(DataConfig):
     out: str = "polytask-study"
 
 
+class RelateConfig(DataConfig):
+    """What can be asked of the signals of relatedness."""
+
+    train: bool = False
+    models: int | None = Field(None, ge=1)
+    epochs: int = Field(100, ge=1)
+    patience: int = Field(12, ge=1)
+    batch_size: int | None = Field(None, ge=1)
+    device: str = "cpu"
+    out: str = "polytask-relate"
+
+
 class StageConfig(BaseModel):
     """One stage of a training plan: the words of `training.Stage`; what is not said is as in the whole `FitConfig`."""
 

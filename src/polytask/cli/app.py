@@ -244,6 +244,57 @@ def fit(
 
 
 @app.command()
+def relate(
+    data: DataArgument = None,
+    targets: Targets = None,
+    kinds: Kinds = None,
+    drop: Drop = None,
+    group: Group = None,
+    time: Time = None,
+    split: Split = None,
+    holdout: Holdout = None,
+    needs: Needs = None,
+    config: Config = None,
+    train: Annotated[
+        bool | None, typer.Option("--train", help="Watch one joint training too: gradients, look-ahead, layers.")
+    ] = None,
+    models: Annotated[int | None, typer.Option(help="At most so many models in the proposal.")] = None,
+    out: Annotated[str | None, typer.Option(help="Output folder (default polytask-relate).")] = None,
+    seed: Seed = None,
+    epochs: Epochs = None,
+    patience: Patience = None,
+    batch_size: BatchSize = None,
+    device: Device = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say in seconds which tasks seem related, and propose groups; a study measures whether it is so."""
+    given = {k: v for k, v in locals().items() if k not in ("config", "json", "quiet")}
+    from polytask.cli import show
+
+    with show.told():
+        from polytask import files
+        from polytask.config import RelateConfig, load_config
+        from polytask.errors import UserError
+
+        asked = load_config(RelateConfig, config, given)
+        if len(asked.targets) == 1:
+            raise UserError("one target is related to nothing: give at least two")
+        files.check_folder(Path(asked.out), "relatedness", ["relate.json"])
+        table = _open(asked, "relate")
+        from polytask.cli.relate import write_relatedness
+
+        with show.busy(quiet=quiet or json) as told:
+            record = write_relatedness(table, asked, told)
+        if json:
+            show.as_json(record)
+            return
+        for sentence in record["advice"]:
+            show.console().print(f"- {sentence}", markup=False, highlight=False)
+        show.console().print(f"\nreport: {Path(asked.out) / 'relate.html'}")
+
+
+@app.command()
 def predict(
     model: Annotated[Path, typer.Argument(help="A model folder: DIR/model of a study, or of polytask fit.")],
     data: Annotated[str, typer.Argument(help="CSV or Parquet file with the same columns.")],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +91,18 @@ def cost(foreseen: Mapping[str, Any]) -> str:
     duration = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
     jobs = f"{foreseen['jobs']} at a time" if foreseen["jobs"] > 1 else "one at a time"
     return f"{foreseen['runs']} trainings, {jobs}, about {duration}"
+
+
+@contextmanager
+def busy(*, quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Says what is being done: a spinner on a terminal, one line each elsewhere."""
+    if quiet:
+        yield lambda words: None
+    elif not sys.stderr.isatty():
+        yield lambda words: print(words, file=sys.stderr)
+    else:
+        with console(stderr=True).status("reading") as status:
+            yield status.update
 
 
 class StudyProgress:

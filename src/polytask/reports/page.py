@@ -34,6 +34,13 @@ def render_run(record: Mapping[str, Any]) -> str:
     return _environment().get_template("run.html.j2").render(run_page(record))
 
 
+def render_relatedness(record: Mapping[str, Any]) -> str:
+    """The page of the signals of relatedness: what `polytask relate` leaves."""
+    from polytask.reports.related import related_page
+
+    return _environment().get_template("relate.html.j2").render(related_page(record))
+
+
 def write_report(study: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     """Write the report; whoever looks sees the whole old file or the whole new one, never a half."""
     html = render_report(study)

@@ -108,7 +108,9 @@ def table_features(inputs: Mapping[str, torch.Tensor], shape: TableShape) -> Arr
     few = BINS if shape.numeric <= MANY_COLUMNS else 0
     numbers = PiecewiseLinear([coarser(edges, few) for edges in shape.edges])(inputs["numeric"]).double().numpy()
     codes = inputs["categorical"].numpy()
-    indicators = [codes[:, i] == code for i, n in enumerate(shape.cardinalities) for code in range(1, min(n, MOST_CODES))]
+    indicators = [
+        codes[:, i] == code for i, n in enumerate(shape.cardinalities) for code in range(1, min(n, MOST_CODES))
+    ]
     x = np.column_stack([numbers, *indicators]).astype(np.float64)
     scale = x.std(axis=0)
     return np.asarray((x / np.where(scale > 0, scale, 1.0))[:, scale > 0])

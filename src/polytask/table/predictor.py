@@ -131,10 +131,8 @@ def task_columns(task: Task, output: Tensor) -> dict[str, Any]:
     if task.labels is None:
         return {task.name: values}
     labels = np.array(task.labels, dtype=object)
+    chosen = task.decide(output).numpy()
     if task.kind == "binary":
-        return {task.name: labels[(values >= 0.5).astype(int)], f"{task.name}_probability": values}
-    chosen = values.argmax(1)
-    if task.kind == "ordinal":  # the median level, which the score counts
-        chosen = (values.cumsum(1) < 0.5).sum(1).clip(max=len(labels) - 1)
+        return {task.name: labels[chosen], f"{task.name}_probability": values}
     spread = {f"{task.name}_probability_{label}": values[:, i] for i, label in enumerate(labels)}
     return {task.name: labels[chosen], **spread}

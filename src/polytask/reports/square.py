@@ -1,0 +1,89 @@
+"""Square heat maps of pairs of tasks with numbers in them, and the tree in which tasks join, as inline SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from polytask.reports.heat import shade
+from polytask.reports.svg import path, picture, segment, text
+from polytask.reports.wording import MINUS, finite, fit, name
+
+NUMBERS = 12  # tasks up to which a cell carries its number
+NAMES = 40  # tasks up to which a row carries its name
+DARK = ("heat0", "heat1", "heat7", "heat8")  # shades on which ink is not seen
+
+Rows = Sequence[Sequence[Any]]
+
+
+def largest(matrix: Rows) -> float:
+    """The largest absolute value off the diagonal; 1 where there is none."""
+    values = [abs(x) for i, row in enumerate(matrix) for j, v in enumerate(row) if i != j
+              if (x := finite(v)) is not None]  # fmt: skip
+    return max(values, default=0.0) or 1.0
+
+
+def square(matrix: Rows, tasks: Sequence[object], order: Sequence[int], title: str, unit: float = 1.0) -> Markup:
+    """The matrix with its tasks in this order; blue above 0, orange below, darkest at `unit`.
+
+    Rows are numbered and named, columns numbered; the diagonal is left empty.
+    """
+    count = len(order)
+    named = count <= NAMES
+    left, top = (150.0 if named else 24.0), 18.0
+    cell = min(40.0, 480.0 / max(count, 1))
+    boxes: dict[str, list[str]] = {}
+    body: list[Markup] = []
+    for r, i in enumerate(order):
+        if named:
+            words = f"{r + 1} {fit(tasks[i], (left - 30) / 13)}"
+            body.append(text(0, top + (r + 0.5) * cell + 4, words, "label", title=name(tasks[i])))
+        if count <= NUMBERS or r % -(-count // NUMBERS) == 0:
+            body.append(text(left + (r + 0.5) * cell, 12, r + 1, "tiny", "middle"))
+        for c, j in enumerate(order):
+            value = finite(matrix[i][j]) if i != j else None
+            if i == j:
+                continue
+            cls = "heatx" if value is None else shade(value / unit * 0.62)
+            boxes.setdefault(cls, []).append(f"M{c} {r}h1v1h-1z")
+            if count <= NUMBERS and value is not None:
+                words = f"{value:.2f}".replace("-", MINUS).replace("0.", ".")
+                at = (left + (c + 0.5) * cell, top + (r + 0.5) * cell + 4)
+                body.append(text(*at, words, f"cell {'on' if cls in DARK else ''}", "middle"))
+    cells = f"translate({left:g} {top:g}) scale({cell:.5g})"
+    drawn = [path("".join(d), cls, cells) for cls, d in sorted(boxes.items())]
+    return picture(left + count * cell + 4, top + count * cell + 4, title, [*drawn, *body], "square")
+
+
+def tree(merges: Rows, tasks: Sequence[object], title: str) -> Markup | None:
+    """Who joins whom, and how alike they still are there: the farther to the left, the more alike.
+
+    Args:
+        merges: of `relate.average_linkage`: the two joined, the height, the tasks in both.
+    """
+    count = len(tasks)
+    if count < 2 or len(merges) != count - 1:
+        return None
+    order = _leaves(merges, count)
+    left, pitch, width = 150.0, 22.0, 330.0
+    low, high = 0.0, max(float(row[2]) for row in merges) or 1.0
+    places = {task: ((order.index(task) + 0.5) * pitch, left) for task in range(count)}
+    body = [text(0, places[t][0] + 4, fit(tasks[t], (left - 10) / 13), "label", title=name(tasks[t]))
+            for t in range(count)]  # fmt: skip
+    for number, (first, second, height, _) in enumerate(merges):
+        x = left + 6 + (width - 6) * (float(height) - low) / (high - low)
+        (y1, x1), (y2, x2) = places[int(first)], places[int(second)]
+        body += [segment(x1, y1, x, y1, "tie"), segment(x2, y2, x, y2, "tie"), segment(x, y1, x, y2, "tie")]
+        places[count + number] = ((y1 + y2) / 2, x)
+    bottom = count * pitch
+    body += [text(left, bottom + 14, "alike", "small"), text(left + width, bottom + 14, "different", "small", "end")]
+    return picture(left + width + 6, bottom + 20, title, body, "tree")
+
+
+def _leaves(merges: Rows, count: int) -> list[int]:
+    inside = [[task] for task in range(count)]
+    for first, second, *_ in merges:
+        inside.append(inside[int(first)] + inside[int(second)])
+    return inside[-1]
