@@ -63,6 +63,15 @@ class ParquetSource(Source):
 
     Labels are counted from the statistics of the files where these are complete (whole numbers, at most one target with
     gaps), else by one pass through the columns of the targets.
+
+    >>> import pandas as pd, tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "rows.parquet"
+    >>> pd.DataFrame({"x": range(5), "y": [0.0, 1.0, None, 1.0, 0.0]}).to_parquet(path, row_group_size=2)
+    >>> source = ParquetSource(path, ["y"])
+    >>> stream = source.stream(["y"], batch_size=3)
+    >>> source.sizes(), [tuple(stream.next().inputs.shape) for _ in range(len(stream))]
+    ({'y': 4}, [(3, 1), (1, 1)])
+    >>> stream.close()
     """
 
     def __init__(
