@@ -109,9 +109,11 @@ class Loop:
 
     def over(self) -> bool:
         """Whether the stage has ended; asked after evaluations."""
+        if self.since:
+            return False
         stage = self.now.stage
         epochs = sum(evaluation.stage == self.stage for evaluation in self.run.evaluations)
-        if self.since or not epochs:
+        if not epochs:
             return False
         if self.done >= stage.steps if stage.steps is not None else epochs >= stage.epochs:
             return True
