@@ -13,17 +13,22 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "AllTasks": "sampling",
+    "Augmented": "sampling.augment",
     "AveragedGramian": "balance",
     "Balancer": "balance",
     "Batch": "batch",
     "Clipped": "balance",
+    "DatasetSource": "sampling.dataset",
+    "EachTask": "sampling",
     "Equal": "balance",
     "FAMO": "balance",
+    "Faded": "balance",
     "GradDrop": "balance",
     "GradNorm": "balance",
     "GramBalancer": "balance",
     "Grouped": "trunks",
     "HardSharing": "trunks",
+    "IterableSource": "sampling.iterable",
     "JacobianBalancer": "balance",
     "LogGramian": "balance",
     "LookAhead": "balance",
@@ -32,11 +37,13 @@ _HOMES = {
     "MLP": "encoders",
     "MMoE": "trunks",
     "Manual": "balance",
+    "MixedTasks": "sampling",
     "MultiTaskEstimator": "estimator",
     "MultiTaskModel": "model",
     "NormalisedLosses": "balance",
     "OneTask": "sampling",
     "PCGrad": "balance",
+    "ParquetSource": "sampling.parquet",
     "Probed": "balance",
     "RefreshEvery": "balance",
     "Run": "records",
@@ -55,6 +62,7 @@ _HOMES = {
     "fit": "training",
     "make_balancer": "names",
     "make_head": "heads",
+    "make_sampler": "names",
     "train_step": "training",
 }
 
@@ -79,6 +87,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
         Balancer as Balancer,
         Clipped as Clipped,
         Equal as Equal,
+        Faded as Faded,
         GradDrop as GradDrop,
         GradNorm as GradNorm,
         GramBalancer as GramBalancer,
@@ -100,14 +109,20 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from polytask.estimator import MultiTaskEstimator as MultiTaskEstimator
     from polytask.heads import make_head as make_head
     from polytask.model import MultiTaskModel as MultiTaskModel
-    from polytask.names import make_balancer as make_balancer
+    from polytask.names import make_balancer as make_balancer, make_sampler as make_sampler
     from polytask.records import Run as Run, Step as Step
     from polytask.sampling import (
         AllTasks as AllTasks,
+        EachTask as EachTask,
+        MixedTasks as MixedTasks,
         OneTask as OneTask,
         TaskSampler as TaskSampler,
         TensorSource as TensorSource,
     )
+    from polytask.sampling.augment import Augmented as Augmented
+    from polytask.sampling.dataset import DatasetSource as DatasetSource
+    from polytask.sampling.iterable import IterableSource as IterableSource
+    from polytask.sampling.parquet import ParquetSource as ParquetSource
     from polytask.study.study import Study as Study
     from polytask.task import Task as Task
     from polytask.training import Stage as Stage, evaluate as evaluate, fit as fit, train_step as train_step

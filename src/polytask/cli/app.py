@@ -226,21 +226,26 @@ def fit(
     from polytask.cli import show
 
     with show.told(show.GOES_ON):
-        from polytask import files
-        from polytask.config import FitConfig, load_config
+        _fit(given, config, json=json, quiet=quiet or json)
 
-        asked = load_config(FitConfig, config, given)
-        files.check_folder(Path(asked.out), "model", [files.MANIFEST, "checkpoint"])
-        table = None if asked.stream and asked.data and asked.targets else _open(asked, "fit")
-        from polytask.cli.fit import fit_table
 
-        result = fit_table(table, asked, quiet=quiet or json)
-        if json:
-            show.as_json(result)
-            return
-        rows = [[n, k, v] for n, scores in result["scores"].items() for k, v in scores.items()]
-        show.table("Test rows", ["task", "score", "value"], rows)
-        show.console().print(f"\nreport: {result['report']}\nmodel:  {asked.out}")
+def _fit(given: dict[str, Any], config: Path | None, *, json: bool, quiet: bool) -> None:
+    from polytask import files
+    from polytask.cli import show
+    from polytask.config import FitConfig, load_config
+
+    asked = load_config(FitConfig, config, given)
+    files.check_folder(Path(asked.out), "model", [files.MANIFEST, "checkpoint"])
+    table = None if asked.stream and asked.data and asked.targets else _open(asked, "fit")
+    from polytask.cli.fit import fit_table
+
+    result = fit_table(table, asked, quiet=quiet)
+    if json:
+        show.as_json(result)
+        return
+    rows = [[n, k, v] for n, scores in result["scores"].items() for k, v in scores.items()]
+    show.table("Test rows", ["task", "score", "value"], rows)
+    show.console().print(f"\nreport: {result['report']}\nmodel:  {asked.out}")
 
 
 @app.command()
