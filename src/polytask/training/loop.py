@@ -125,6 +125,8 @@ class Loop:
     def advance(self) -> bool:
         """One step; True when an evaluation is due."""
         turn, stage = self.turn, self.now.stage
+        if not self.since:
+            self.epoch = self.sampler.steps_per_epoch  # it may be counted anew at each question
         if len(self.now.turns) > 1:
             self.freezing.hold(turn)
         drawn = self.sampler.draw()
@@ -141,7 +143,7 @@ class Loop:
         self.window.add(step, self.run)
         self.done += 1
         self.since += 1
-        return self.since >= self.sampler.steps_per_epoch or self.done == stage.steps
+        return self.since >= self.epoch or self.done == stage.steps
 
     def _look(self, step: Step, again: Closure) -> None:
         assert self.probe is not None
@@ -229,6 +231,7 @@ class Loop:
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
         self.window.load_state_dict(state["window"])
+        self.epoch = self.sampler.steps_per_epoch
         for finish, own in zip(self.finish, state["finish"], strict=True):
             finish.load_state_dict(map_tensors(lambda tensor: tensor.to(self.scorer.place.device), own))
         set_random_state(state["random"])
