@@ -3,7 +3,7 @@
 from polytask.training.choosing import DeltaM, MeanSkill, Only, Priority, Rule, Weighted, WorstTask, parse_rule
 from polytask.training.evaluating import evaluate, predict
 from polytask.training.finishing import BestHeads, Finish, GreedySoup, LastAverage, MovingAverage, TopAverage
-from polytask.training.fit import fit
+from polytask.training.fitting import fit
 from polytask.training.optimizers import make_optimizer
 from polytask.training.parts import Parts
 from polytask.training.plans import (
