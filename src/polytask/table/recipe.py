@@ -21,6 +21,7 @@ from polytask.trunks import (
     MTAN,
     NDDR,
     PLE,
+    Branched,
     Conditioned,
     CrossStitch,
     DSelectK,
@@ -37,6 +38,7 @@ from polytask.trunks import (
     TaskToken,
     Trunk,
 )
+from polytask.trunks.branched import Tree
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class TableRecipe:
         tower: widths of hidden layers of each task's own.
         experts: that a task sees where there are experts, each half as wide as the trunk.
         bins: of the piecewise-linear encoding of each number, at most; 0 leaves numbers as they are.
+        tree: of the trunk "branched", the groups of tasks that share each hidden layer (see `fitted`); without one, all
+            tasks share all hidden layers but the last.
     """
 
     tasks: Mapping[str, Task]
@@ -63,6 +67,7 @@ class TableRecipe:
     dropout: float = 0.1
     experts: int = 4
     bins: int = 24
+    tree: Tree = ()
 
     def __call__(self, names: Sequence[str]) -> MultiTaskModel:
         """The model of these tasks."""
@@ -87,9 +92,14 @@ def _encoder(recipe: TableRecipe) -> TableEncoder:
 
 
 def _staged(method: Callable[..., Trunk], recipe: TableRecipe, names: Sequence[str], **options: Any) -> Trunk:
-    """A trunk over the hidden layers of the encoder; the stem belongs to the first of them."""
+    """A trunk over the hidden layers of the encoder."""
+    return method(_chain(recipe), names, **options)
+
+
+def _chain(recipe: TableRecipe) -> list[nn.Module]:
+    """The hidden layers of the encoder; the stem belongs to the first of them."""
     stem, *layers = _encoder(recipe).stages()
-    return method([nn.Sequential(stem, *layers[:1]), *layers[1:]], names, **options)
+    return [nn.Sequential(stem, *layers[:1]), *layers[1:]]
 
 
 def _mixed(method: Callable[..., Trunk], recipe: TableRecipe, names: Sequence[str], **options: Any) -> Trunk:
@@ -124,10 +134,29 @@ def _modules(recipe: TableRecipe, names: Sequence[str]) -> Trunk:
     return SoftModules(stem, names, modules=recipe.experts, layers=depth, width=width)
 
 
+def _branched(recipe: TableRecipe, names: Sequence[str]) -> Trunk:
+    return Branched(_chain(recipe), fitted(recipe.tree, max(1, recipe.depth), names))
+
+
+def fitted(tree: Tree, depth: int, names: Sequence[str]) -> Tree:
+    """The tree for a network of so many hidden layers and these tasks: levels are repeated or left out evenly.
+
+    >>> fitted((), 2, ["a", "b"])
+    [[('a', 'b')], [('a',), ('b',)]]
+    >>> fitted([[("a", "b", "c")], [("a", "c"), ("b",)]], 3, ["a", "b"])
+    [[('a', 'b')], [('a', 'b')], [('a',), ('b',)]]
+    """
+    levels = tree or [[names]] * (depth - 1) + [[(name,) for name in names]]
+    chosen = [levels[place * len(levels) // depth] for place in range(depth)]
+    groups = [[tuple(name for name in names if name in group) for group in level] for level in chosen]
+    return [[group for group in level if group] for level in groups]
+
+
 TRUNKS: dict[str, Callable[[TableRecipe, Sequence[str]], Trunk]] = {
     "hard": lambda recipe, names: HardSharing(_encoder(recipe)),
     **{name: partial(_staged, method) for name, method in
        registered((Separate, SoftSharing, CrossStitch, Sluice, NDDR, MTAN)).items()},
+    "branched": _branched,
     "conditioned": lambda recipe, names: Conditioned(_encoder(recipe), names),
     "learningtobranch": partial(_staged, LearningToBranch),
     "tasktoken": lambda recipe, names: _staged(TaskToken, recipe, names, width=recipe.width),
@@ -137,7 +166,7 @@ TRUNKS: dict[str, Callable[[TableRecipe, Sequence[str]], Trunk]] = {
     "softmodules": _modules,
 }  # fmt: skip
 """Every trunk that a table can have, by name. All of them get the same settings."""
-SETTINGS = ("trunk", "width", "depth", "tower", "dropout", "experts", "bins")
+SETTINGS = ("trunk", "width", "depth", "tower", "dropout", "experts", "bins", "tree")
 
 
 def combine(models: Sequence[MultiTaskModel]) -> MultiTaskModel:
