@@ -12,6 +12,9 @@ from polytask.relate.budget import (
     best_plan,
     plans_by_cost,
 )
+from polytask.relate.comparisons import (
+    holm,
+)
 from polytask.relate.conditional import (
     information_given,
     quantile_residuals,
@@ -83,6 +86,11 @@ from polytask.relate.plans import (
     pair_average_gains,
     tabulated_gains,
 )
+from polytask.relate.power import (
+    Needed,
+    needed,
+    visible,
+)
 from polytask.relate.projected import (
     LinearisedTask,
     affinity_from_groups,
@@ -102,6 +110,9 @@ from polytask.relate.representation import (
     rbf_cka,
     rsa,
 )
+from polytask.relate.spread import (
+    Spread,
+)
 from polytask.relate.stability import (
     Stability,
     adjusted_rand,
@@ -118,9 +129,11 @@ __all__ = [
     "GroupCost",
     "Interval",
     "LinearisedTask",
+    "Needed",
     "NoiseBaseline",
     "Permuted",
     "Plan",
+    "Spread",
     "Stability",
     "Verdict",
     "adjusted_rand",
@@ -145,6 +158,7 @@ __all__ = [
     "group_gains",
     "group_stability",
     "groups_from_affinity",
+    "holm",
     "mutual_information",
     "information_correlation",
     "information_given",
@@ -158,6 +172,7 @@ __all__ = [
     "mean_interval",
     "minibatch_cka",
     "mixed_information",
+    "needed",
     "next_experiments",
     "noise_baseline",
     "normalised_information",
@@ -186,4 +201,5 @@ __all__ = [
     "tabulated_gains",
     "task_vector_cosines",
     "transfer_affinity",
+    "visible",
 ]

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from polytask.relate.quantile import students_t_quantile
+from polytask.relate.spread import Spread, spread_of
 
 Verdict = Literal["gains", "loses", "not enough evidence"]
 
@@ -86,6 +86,8 @@ def delta_m(
 class Interval:
     """A gain with its confidence interval and the (Satterthwaite) degrees of freedom of its standard error.
 
+    `spread`: where the uncertainty comes from, if the interval was made by `paired_interval`.
+
     >>> Interval(2.0, 0.5, 3.5, 6.0).verdict
     'gains'
     """
@@ -94,6 +96,7 @@ class Interval:
     low: float
     high: float
     df: float
+    spread: Spread | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -103,6 +106,11 @@ class Interval:
         if self.low > 0:
             return "gains"
         return "loses" if self.high < 0 else "not enough evidence"
+
+    @property
+    def p_value(self) -> float:
+        """Two-sided, against no gain, from the same spread as the limits; NaN where it is not known."""
+        return self.spread.p_value(self.estimate) if self.spread is not None else math.nan
 
 
 def paired_interval(full: ArrayLike, deleted: ArrayLike, confidence: float = 0.95) -> Interval:
@@ -143,13 +151,9 @@ def paired_interval(full: ArrayLike, deleted: ArrayLike, confidence: float = 0.9
     seeds, blocks = without.shape
     if seeds < 2 or blocks < 2 or not (np.isfinite(gains).all() and np.isfinite(without).all()):
         return Interval(estimate, math.nan, math.nan, math.nan)
-    by_seed, by_block = _variances(gains, without)
-    p = 0.5 + 0.5 * confidence
-    half = math.hypot(
-        students_t_quantile(p, seeds - 1) * math.sqrt(by_seed),
-        students_t_quantile(p, blocks - 1) * math.sqrt(by_block),
-    )
-    return Interval(estimate, estimate - half, estimate + half, _satterthwaite(by_seed, seeds, by_block, blocks))
+    spread = spread_of(gains, without)
+    half = spread.half_width(confidence)
+    return Interval(estimate, estimate - half, estimate + half, spread.degrees_of_freedom, spread)
 
 
 def mean_interval(full: ArrayLike, deleted: ArrayLike, confidence: float = 0.95) -> Interval:
@@ -166,24 +170,3 @@ def mean_interval(full: ArrayLike, deleted: ArrayLike, confidence: float = 0.95)
         shapes = f"{gains.shape} and {without.shape}"
         raise ValueError(f"mean_interval needs gains of shape (tasks, seeds) and (tasks, seeds, blocks), got {shapes}")
     return paired_interval(gains.mean(axis=0), without.mean(axis=0), confidence)
-
-
-def _variances(full: NDArray[np.float64], deleted: NDArray[np.float64]) -> tuple[float, float]:
-    """The two parts of the variance of the mean: seeds (with the residual) and blocks (without it)."""
-    seeds, blocks = deleted.shape
-    psi = full[:, None] + (blocks - 1) * (full[:, None] - deleted)  # K full - (K - 1) deleted, less rounding
-    columns = psi.mean(axis=0)
-    residual = psi - psi.mean(axis=1, keepdims=True) - columns + psi.mean()
-    v_seed = float(full.var(ddof=1)) / seeds
-    v_block = float(columns.var(ddof=1)) / blocks
-    v_res = float((residual**2).sum()) / ((seeds - 1) * (blocks - 1)) / (seeds * blocks)
-    return v_seed, max(0.0, v_block - v_res)
-
-
-def _satterthwaite(by_seed: float, seeds: int, by_block: float, blocks: int) -> float:
-    """Degrees of freedom of the sum of two variances, from min(S, K) - 1 to S + K - 2; S - 1 if both are 0."""
-    total = by_seed + by_block
-    if total == 0:
-        return float(seeds - 1)
-    a, b = by_seed / total, by_block / total
-    return 1 / (a * a / (seeds - 1) + b * b / (blocks - 1))
