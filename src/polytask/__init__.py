@@ -13,12 +13,12 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "AllTasks": "sampling",
-    "Augmented": "sampling.augment",
+    "Augmented": "sampling",
     "AveragedGramian": "balance",
     "Balancer": "balance",
     "Batch": "batch",
     "Clipped": "balance",
-    "DatasetSource": "sampling.dataset",
+    "DatasetSource": "sampling",
     "EachTask": "sampling",
     "Equal": "balance",
     "FAMO": "balance",
@@ -28,7 +28,7 @@ _HOMES = {
     "GramBalancer": "balance",
     "Grouped": "trunks",
     "HardSharing": "trunks",
-    "IterableSource": "sampling.iterable",
+    "IterableSource": "sampling",
     "JacobianBalancer": "balance",
     "LogGramian": "balance",
     "LookAhead": "balance",
@@ -43,7 +43,7 @@ _HOMES = {
     "NormalisedLosses": "balance",
     "OneTask": "sampling",
     "PCGrad": "balance",
-    "ParquetSource": "sampling.parquet",
+    "ParquetSource": "sampling",
     "Probed": "balance",
     "RefreshEvery": "balance",
     "Run": "records",
@@ -113,16 +113,16 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from polytask.records import Run as Run, Step as Step
     from polytask.sampling import (
         AllTasks as AllTasks,
+        Augmented as Augmented,
+        DatasetSource as DatasetSource,
         EachTask as EachTask,
+        IterableSource as IterableSource,
         MixedTasks as MixedTasks,
         OneTask as OneTask,
+        ParquetSource as ParquetSource,
         TaskSampler as TaskSampler,
         TensorSource as TensorSource,
     )
-    from polytask.sampling.augment import Augmented as Augmented
-    from polytask.sampling.dataset import DatasetSource as DatasetSource
-    from polytask.sampling.iterable import IterableSource as IterableSource
-    from polytask.sampling.parquet import ParquetSource as ParquetSource
     from polytask.study.study import Study as Study
     from polytask.task import Task as Task
     from polytask.training import Stage as Stage, evaluate as evaluate, fit as fit, train_step as train_step

@@ -51,8 +51,9 @@ class LaggingFirst(Schedule):
 class Adaptive(Schedule):
     """Probabilities in proportion to 1 / (min(1, s_i) ** alpha + epsilon), s_i the validation skill over its baseline.
 
-    The explicit adaptive schedule of Jean, Firat & Johnson 2019 (arXiv 1909.06434), with skills in place of BLEU; s_i
-    is at least 0. Uniform when every task is at its baseline, and before the first evaluation.
+    After the explicit schedules of Jean, Firat & Johnson 2019 (arXiv 1909.06434), which over-sample tasks with poorer
+    results than their baseline; of the paper only the abstract could be read, the formula and its defaults are ours.
+    s_i is at least 0. Uniform when every task is at its baseline, and before the first evaluation.
 
     Args:
         baseline: per task the validation skill of a single-task model, above 0.
