@@ -32,6 +32,9 @@ bench: $(READY)  ## the benchmarks behind the numbers in docs/
 	$(BIN)/python -m benchmarks.quality
 	$(BIN)/python -m benchmarks.solvers
 	$(BIN)/python -m benchmarks.toy_2d
+	$(BIN)/python -m benchmarks.curriculum
+	$(BIN)/python -m benchmarks.bandit
+	$(BIN)/python -m benchmarks.imbalance
 	$(BIN)/python benchmarks/families.py
 
 $(READY): pyproject.toml constraints.txt
