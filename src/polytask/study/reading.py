@@ -19,6 +19,7 @@ from polytask.task import Task
 
 Array = NDArray[np.float64]
 LATENCY_ROWS = (1, 256)
+TO_SEE = 1.0  # percent: the effect for which the seeds and rows needed are told
 
 
 @dataclass(frozen=True)
@@ -56,18 +57,25 @@ def read_arm(
 
 @dataclass(frozen=True)
 class Gains:
-    """What each task gains over its single-task baseline, and their mean."""
+    """What each task gains over its single-task baseline, their mean, and what could have been seen."""
 
     tasks: dict[str, dict[str, Any]]
     delta_m: dict[str, Any]
+    power: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """As `study.json` has it."""
+        return {"gains": self.tasks, "delta_m": self.delta_m, "power": self.power}
 
 
 def compare(tasks: Mapping[str, Task], arm: Reading, baseline: Reading, confidence: float) -> Gains:
     """Relative gains in percent, paired by seed and by test rows; up is good.
 
-    The denominator is the baseline's mean over seeds on the same rows.
+    The denominator is the baseline's mean over seeds on the same rows. `adjusted` is the verdict of a task after
+    Holm's correction over the tasks of the arm.
     """
-    full, deleted, result = [], [], {}
+    full, deleted = [], []
+    intervals: dict[str, relate.Interval] = {}
     for name, task in tasks.items():
         higher = task.score.higher_is_better
         seeds = min(len(arm.full[name]), len(baseline.full[name])) if len(arm.full[name]) > 1 else None
@@ -75,12 +83,29 @@ def compare(tasks: Mapping[str, Task], arm: Reading, baseline: Reading, confiden
             _relative(mine, base, higher, seeds)
             for mine, base in ((arm.full[name], baseline.full[name]), (arm.deleted[name], baseline.deleted[name]))
         )
-        interval = relate.paired_interval(gains, without, confidence)
-        difference = (arm.full[name].mean() - baseline.full[name].mean()) * (1 if higher else -1)
-        result[name] = _as_dict(interval) | {"difference": float(difference)}
+        intervals[name] = relate.paired_interval(gains, without, confidence)
         full.append(gains)
         deleted.append(without)
-    return Gains(result, _as_dict(relate.mean_interval(np.stack(full), np.stack(deleted), confidence)))
+    p_values = [interval.p_value for interval in intervals.values()]
+    result = {}
+    for (name, interval), p in zip(intervals.items(), relate.holm(p_values), strict=True):
+        sign = 1 if tasks[name].score.higher_is_better else -1
+        difference = float((arm.full[name].mean() - baseline.full[name].mean()) * sign)
+        adjusted = interval.verdict if p < 1 - confidence else "not enough evidence"
+        result[name] = _as_dict(interval) | {"difference": difference, "adjusted": adjusted}
+    mean = relate.mean_interval(np.stack(full), np.stack(deleted), confidence)
+    power = _power(mean, confidence) | {"tasks": {name: _power(one, confidence) for name, one in intervals.items()}}
+    return Gains(result, _as_dict(mean), power)
+
+
+def _power(interval: relate.Interval, confidence: float) -> dict[str, Any]:
+    """The effect that four of five such studies would see; seeds, or times the test rows, for an effect of 1 %."""
+    spread = interval.spread
+    seen = relate.visible(spread, confidence) if spread is not None else 0.0
+    if spread is None or not seen > 0:
+        return {"percent": None, "seeds": None, "rows": None}
+    wanted = relate.needed(spread, TO_SEE, confidence)
+    return {"percent": seen, "seeds": wanted and wanted.seeds, "rows": wanted and wanted.rows}
 
 
 def _relative(mine: Array, base: Array, higher: bool, seeds: int | None) -> Array:
@@ -95,7 +120,7 @@ def _as_dict(interval: relate.Interval) -> dict[str, Any]:
         return float(value) if np.isfinite(value) else None
 
     return {"percent": plain(interval.estimate), "low": plain(interval.low), "high": plain(interval.high),
-            "verdict": interval.verdict}  # fmt: skip
+            "p_value": plain(interval.p_value), "verdict": interval.verdict}  # fmt: skip
 
 
 @torch.no_grad()
