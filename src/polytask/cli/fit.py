@@ -146,10 +146,14 @@ def _draw(
 
 
 def _words(stage: Stage) -> str:
-    """What a stage says, without what is as always."""
-    said = {f.name: getattr(stage, f.name) for f in fields(stage) if getattr(stage, f.name) != getattr(Stage(), f.name)}
-    listed = {key: ", ".join(value) if isinstance(value, list | tuple) else value for key, value in said.items()}
-    return "; ".join(f"{key} {value}" for key, value in listed.items())
+    """What a stage says, without what is as always; its name first."""
+    plain, shown = Stage(), []
+    for key in (field.name for field in fields(stage) if field.name != "name"):
+        value = getattr(stage, key)
+        if value != getattr(plain, key):
+            value = ", ".join(value) if isinstance(value, list | tuple) else value
+            shown.append(f"{key.replace('_', ' ')} {f'{value:.3g}' if isinstance(value, float) else value}")
+    return f"{stage.name}: {'; '.join(shown)}" if stage.name else "; ".join(shown)
 
 
 def _line(evaluation: Evaluation) -> None:

@@ -18,7 +18,9 @@ def run_page(record: Mapping[str, Any]) -> dict[str, Any]:
     best, count = finite(run.get("best")), len(found["epoch"])
     title = f"The course of the training of {name(source)}"
     wide, narrow = course(found, title), course(found, title, svg.NARROW)
-    headline = f"{len(found['tasks'])} tasks learned together with {record.get('trunk')} and {record.get('balancer')}"
+    headline = (
+        f"{len(found['tasks'])} tasks learned together (trunk {record.get('trunk')}, balancer {record.get('balancer')})"
+    )
     return {
         "record": record,
         "source": source,
