@@ -130,6 +130,8 @@ class StudyConfig(DataConfig):
     seeds: int = Field(5, ge=2, le=100)
     trials: int = Field(2, ge=1, le=4)
     budget: Annotated[float | None, BeforeValidator(parse_seconds)] = Field(None, gt=0)
+    models: int | None = Field(None, ge=1)
+    cures: bool = True
     epochs: int = Field(300, ge=1)
     patience: int = Field(12, ge=1)
     batch_size: int | None = Field(None, ge=1)

@@ -10,9 +10,12 @@ from polytask import files
 from polytask.errors import UserError, nearest
 from polytask.names import canonical, split_sampler
 
-Role = Literal["baseline", "joint", "groups", "reference"]
+Role = Literal["baseline", "joint", "groups", "branched", "reference"]
+Tree = tuple[tuple[tuple[str, ...], ...], ...]
 
 DEFAULT_ARMS = ("single", "hard+equal", "hard+uncertainty", "hard+pcgrad", "mmoe+equal", "groups", "trees")
+LATER = ("groups", "branched")
+"""Arms that are decided by what the others show."""
 
 CANDIDATES: tuple[dict[str, Any], ...] = (
     {"width": 128, "depth": 2, "dropout": 0.1, "bins": 24, "lr": 1e-3, "weight_decay": 1e-4},
@@ -32,18 +35,28 @@ TREE_CANDIDATES: tuple[dict[str, Any], ...] = (
 
 @dataclass(frozen=True)
 class Network:
-    """One thing that is trained: a trunk, a balancer, a sampler and the tasks it serves. Arms may share networks."""
+    """One thing that is trained: a trunk, a balancer, a sampler and the tasks it serves. Arms may share networks.
+
+    `tree`: of a branched trunk, the groups of tasks that share each hidden layer.
+    """
 
     trunk: str
     balancer: str
     tasks: tuple[str, ...]
     sampler: str = "all"
+    tree: Tree = ()
 
     @property
     def slug(self) -> str:
         """A file name that no other network has."""
         sampler = "" if self.sampler == "all" else f"{files.slug(self.sampler)}-"
-        return f"{self.trunk}-{self.balancer}-{sampler}{files.slug(chr(31).join(self.tasks))}"
+        tree = f"{files.slug(repr(self.tree))[-6:]}-" if self.tree else ""
+        return f"{self.trunk}-{self.balancer}-{sampler}{tree}{files.slug(chr(31).join(self.tasks))}"
+
+    @property
+    def structure(self) -> dict[str, Any]:
+        """What every candidate is built with."""
+        return {"trunk": self.trunk} | ({"tree": self.tree} if self.tree else {})
 
     @property
     def is_trees(self) -> bool:
@@ -58,11 +71,20 @@ class Network:
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to serve all tasks: a partition of the tasks into networks."""
+    """One way to serve all tasks: a partition of the tasks into networks.
+
+    Args:
+        why: a sentence, for an arm that nobody asked for by name.
+        signal: that proposed it.
+        cures: the tasks whose losses it is to cure.
+    """
 
     name: str
     role: Role
     networks: tuple[Network, ...]
+    why: str = ""
+    signal: str = ""
+    cures: tuple[str, ...] = ()
 
     @property
     def groups(self) -> list[list[str]]:
@@ -73,6 +95,20 @@ class Arm:
 def single_network(task: str) -> Network:
     """The baseline of one task: one task has nothing to balance."""
     return Network("hard", "equal", (task,))
+
+
+def is_later(name: str) -> bool:
+    """Whether the arm of that name is decided by what the others show.
+
+    >>> is_later("groups:features"), is_later("hard+equal")
+    (True, False)
+    """
+    return name in LATER or name.startswith(f"{LATER[0]}:")
+
+
+def joint_network(tasks: Sequence[str]) -> Network:
+    """All of these tasks share everything, with equal weights: what others are measured against, and watched."""
+    return Network("hard", "equal", tuple(tasks))
 
 
 def make_arm(name: str, tasks: Sequence[str], trunks: Sequence[str], balancers: Sequence[str]) -> Arm:
@@ -91,7 +127,7 @@ def make_arm(name: str, tasks: Sequence[str], trunks: Sequence[str], balancers: 
     word, also, sampler = rest.partition("+")
     balancer = canonical(word)
     if not plus or trunk not in trunks or balancer not in balancers:
-        known = ["single", "groups", "trees", *(f"{t}+{b}" for t in trunks for b in balancers)]
+        known = ["single", *LATER, "trees", *(f"{t}+{b}" for t in trunks for b in balancers)]
         raise UserError(f"unknown arm '{name}'{nearest(name, known)}")
     if also:
         split_sampler(sampler)
@@ -99,7 +135,13 @@ def make_arm(name: str, tasks: Sequence[str], trunks: Sequence[str], balancers: 
     return Arm(f"{trunk}+{balancer}{also}{sampler}", "joint", (network,))
 
 
-def groups_arm(groups: Sequence[Sequence[str]]) -> Arm:
+def groups_arm(groups: Sequence[Sequence[str]], name: str = "groups", **about: Any) -> Arm:
     """Hard sharing within groups of tasks; a group of one is that task's baseline."""
-    networks = [single_network(g[0]) if len(g) == 1 else Network("hard", "equal", tuple(g)) for g in groups]
-    return Arm("groups", "groups", tuple(networks))
+    networks = [single_network(g[0]) if len(g) == 1 else joint_network(g) for g in groups]
+    return Arm(name, "groups", tuple(networks), **about)
+
+
+def branched_arm(tree: Sequence[Sequence[Sequence[str]]], tasks: Sequence[str], **about: Any) -> Arm:
+    """One network whose tasks part ways at some hidden layer."""
+    levels = tuple(tuple(tuple(group) for group in level) for level in tree)
+    return Arm("branched", "branched", (Network("branched", "equal", tuple(tasks), tree=levels),), **about)

@@ -99,6 +99,10 @@ class Reader:
             "valid_skill": None, "scores": {}, "metrics": {}, "curves": {}, "conflict": None, "sharing": None,
             "course": None, "cost": {"parameters": None, "train_seconds": None, "latency_ms": None},
         }  # fmt: skip
+        entry |= {key: value for key, value in (
+            ("why", arm.why), ("cures", list(arm.cures)), ("proposal", arm.signal and {"signal": arm.signal}),
+            ("tree", [[list(group) for group in level] for level in shared.tree]),
+        ) if value}  # fmt: skip
         if isinstance(found, str):
             return entry | {"status": "failed", "error": found}
         for name, scores in found.full.items():

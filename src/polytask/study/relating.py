@@ -7,18 +7,17 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 
 import polytask
-from polytask import relate
-from polytask.affinity import Watched, watch
+from polytask.affinity import watch
 from polytask.config import RelateConfig
 from polytask.devices import Place
-from polytask.relate.affinity import mean_over_steps
 from polytask.sampling import AllTasks
+from polytask.study.proposals import arrange, best_signal
 from polytask.study.runs import VALID_BATCH
-from polytask.study.signals import Signal, lists, signals_before
+from polytask.study.signals import Signal, signals_before
+from polytask.study.watched import gradient_draws, told_by
 from polytask.table.prepare import Prepared, prepare
 from polytask.table.recipe import TableRecipe
 from polytask.training import Stage, batch_size_for
@@ -26,8 +25,6 @@ from polytask.training import Stage, batch_size_for
 FORMAT, VERSION = "polytask-relatedness", 1
 DRAWS = 12
 ALPHA = 0.05
-MAIN = ("gradients", "features")
-"""The signals that propose groups, the best one last: see docs/relatedness.md for what each of them is worth."""
 
 
 def relate_table(source: Any, asked: RelateConfig, on_event: Callable[[str], None] | None = None) -> dict[str, Any]:
@@ -49,7 +46,7 @@ def relate_table(source: Any, asked: RelateConfig, on_event: Callable[[str], Non
         more, during = signals_during(data, asked)
         signals += more
     by_name = {signal.name: signal for signal in signals}
-    main = by_name[next(word for word in reversed(MAIN) if word in by_name)]
+    main = best_signal(by_name) or by_name["features"]
     record = {
         "format": FORMAT, "version": VERSION, "polytask": polytask.__version__, "seed": asked.seed,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -57,7 +54,7 @@ def relate_table(source: Any, asked: RelateConfig, on_event: Callable[[str], Non
         "tasks": {name: {"kind": task.kind, "labelled": data.labelled(name)} for name, task in data.tasks.items()},
         "signals": [signal.to_json() for signal in signals],
         "main": main.name,
-        **_proposal(main, names, asked.models),
+        **arrange(main, names, asked.models),
         **during,
     }  # fmt: skip
     record["advice"] = advice(record)
@@ -72,84 +69,12 @@ def signals_during(data: Prepared, asked: RelateConfig) -> tuple[list[Signal], d
     train = data.train.to(place.device)
     torch.manual_seed(asked.seed)
     model = TableRecipe(data.tasks, data.preprocessor.shape)(names)
-    draws = [AllTasks(train, batch_size=2 * size, seed=10_000 + k).draw() for k in range(DRAWS)]
     seen = watch(
-        model, data.tasks, AllTasks(train, batch_size=size, seed=asked.seed), data.valid.batches(VALID_BATCH), draws,
-        plan=Stage(asked.epochs, asked.patience), constant=data.constant["valid"], place=place,
+        model, data.tasks, AllTasks(train, batch_size=size, seed=asked.seed), data.valid.batches(VALID_BATCH),
+        gradient_draws(train, size, DRAWS), plan=Stage(asked.epochs, asked.patience), constant=data.constant["valid"],
+        place=place,
     )  # fmt: skip
-    layers, cosines = seen.by_layer()
-    noises = {epoch: seen.noise(epoch) for epoch in seen.halves}
-    last = noises[max(noises)]
-    gradients = Signal(
-        "gradients",
-        "Cosine of the tasks' gradients over the training, with the noise of small batches taken out: 1 the same "
-        "change is wanted, 0 they do not touch each other, below 0 conflict.",
-        _mean([np.clip(noise.cosine, -1, 1) for noise in noises.values()]),
-        low=_mean([np.clip(noise.low, -1, 1) for noise in noises.values()]),
-        high=_mean([np.clip(noise.high, -1, 1) for noise in noises.values()]),
-        p_value=last.conflict_p,
-    )
-    look_ahead = Signal(
-        "look-ahead",
-        "By how much of itself the loss of the column falls after a step for the row alone (TAG; Fifty et al. 2021), "
-        "mean over the training: it has a direction, and it is noisy.",
-        seen.affinity(),
-    )
-    during = {
-        "layers": {"names": list(layers), "cosines": [lists(np.clip(one, -1, 1)) for one in cosines]},
-        "noise": [{"epoch": epoch, "reliability": _plain(noise.reliability),
-                   "self_conflict": _plain(noise.self_conflict), "conflict_p": lists(noise.conflict_p),
-                   "cosine": lists(np.clip(noise.cosine, -1, 1))} for epoch, noise in noises.items()],
-        "branches": [[list(group) for group in level] for level in
-                     relate.branch_tree(np.nan_to_num(np.clip(cosines, -1, 1)), names, _threshold(cosines))],
-        "stability": _stability(seen, names),
-    }  # fmt: skip
-    return [look_ahead, gradients], during
-
-
-def _mean(matrices: list[np.ndarray]) -> np.ndarray:
-    return np.asarray(mean_over_steps(np.stack(matrices)))
-
-
-def _plain(values: np.ndarray) -> list[float | None]:
-    return [None if np.isnan(value) else float(value) for value in values]
-
-
-def _threshold(cosines: np.ndarray) -> float:
-    """From what cosine sharing a layer is proposed: above the mean of all pairs, and above 0."""
-    off = ~np.eye(cosines.shape[1], dtype=bool)
-    values = np.clip(cosines, -1, 1)[:, off]
-    return max(0.0, float(np.nanmean(values))) if np.isfinite(values).any() else 0.0
-
-
-def _stability(seen: Watched, names: tuple[str, ...]) -> dict[str, Any] | None:
-    """How often the look-ahead affinity of other epochs would have given the same groups."""
-    if len(seen.look_ahead) < 4 or len(names) < 3:
-        return None
-    block = max(1, len(seen.look_ahead) // 8)
-    draws = relate.bootstrap_affinities(seen.look_ahead, 100, block=block)
-    found = relate.stable_groups(draws, relate.groups_from_affinity)
-    return {"probability": found.probability, "agreement": found.agreement, "together": lists(found.co_assignment)}
-
-
-def _proposal(main: Signal, names: list[str], models: int | None) -> dict[str, Any]:
-    """Order and tree of the tasks, the groups, and the groups for every number of models."""
-    strength = np.abs(main.matrix) if main.low is None else main.matrix
-    known = np.where(np.isnan(strength), np.nanmean(strength) if np.isfinite(strength).any() else 0.0, strength)
-    known = (known + known.T) / 2
-    distance = known.max() - known
-    np.fill_diagonal(distance, 0.0)
-    merges = relate.average_linkage(distance)
-    threshold = float(known[~np.eye(len(names), dtype=bool)].mean()) if len(names) > 1 else 0.0
-    groups = relate.groups_from_affinity(known, threshold, models)
-    front = relate.plans_by_cost(known - threshold, models, sets="partition") if len(names) > 1 else []
-    return {
-        "order": relate.leaf_order(merges),
-        "merges": merges.tolist(),
-        "groups": [[names[task] for task in group] for group in groups],
-        "front": [{"models": len(plan.groups), "value": plan.total / len(names),
-                   "groups": [[names[task] for task in group.serves] for group in plan.groups]} for plan in front],
-    }  # fmt: skip
+    return told_by(seen, model)
 
 
 def advice(record: dict[str, Any]) -> list[str]:

@@ -10,19 +10,24 @@ from typing import Any
 import torch
 
 from polytask import files
+from polytask.affinity import watch
 from polytask.balance import Balancer, LogGramian, LossBalancer
 from polytask.devices import Place
 from polytask.model import MultiTaskModel
 from polytask.names import make_balancer, make_sampler
 from polytask.sampling import TensorSource
-from polytask.study.arms import Network
+from polytask.study.arms import Network, joint_network
 from polytask.study.rows import Rows, load_rows, subset
+from polytask.study.watched import gradient_draws, told_by
 from polytask.table.recipe import TableRecipe
 from polytask.training import Stage, batch_size_for, fit
 
 TUNING_SEED = 1_000_003  # tuning runs never share a seed with the runs that are compared
 GRAMIAN_EVERY = 20
 VALID_BATCH = 8192
+WATCHED_SEED = 0  # the first of the compared ones
+LOOK_EVERY = 8  # steps per task from one look-ahead to the next: a look costs about as much as two steps of each task
+DRAWS = 6
 
 
 @dataclass(frozen=True)
@@ -56,8 +61,8 @@ class RunSpec:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The candidate's settings and the trunk."""
-        return {"trunk": self.network.trunk, **self.network.candidates[self.candidate]}
+        """The trunk and the candidate's settings."""
+        return self.network.structure | self.network.candidates[self.candidate]
 
 
 def execute(folder: Path, spec: RunSpec, budget: Budget) -> dict[str, Any]:
@@ -86,26 +91,36 @@ def _network(folder: Path, spec: RunSpec, budget: Budget) -> dict[str, Any]:
     train, valid = subset(rows.train, names), subset(rows.valid, names)
     place = Place.find(budget.device, budget.precision)
     settings = spec.settings
-    sampler = make_sampler(
-        spec.network.sampler, names, train.to(place.device), batch_size=budget.batch_for(len(train)), seed=spec.seed
-    )
-    run = fit(
-        model,
-        {name: rows.tasks[name] for name in names},
-        sampler,
-        valid.batches(VALID_BATCH),
-        balancer=_balancer(spec, train),
-        plan=Stage(budget.epochs, budget.patience, settings["lr"], settings["weight_decay"]),
-        constant=rows.constant,
-        halves=rows.valid.labelled(names) % 2,  # the same halves for every network
-        place=place,
-    )
+    size = budget.batch_for(len(train))
+    placed = train.to(place.device)
+    sampler = make_sampler(spec.network.sampler, names, placed, batch_size=size, seed=spec.seed)
+    tasks = {name: rows.tasks[name] for name in names}
+    words: dict[str, Any] = {
+        "balancer": _balancer(spec, train),
+        "plan": Stage(budget.epochs, budget.patience, settings["lr"], settings["weight_decay"]),
+        "constant": rows.constant,
+        "halves": rows.valid.labelled(names) % 2,  # the same halves for every network
+        "place": place,
+    }
+    batches, watched = valid.batches(VALID_BATCH), None
+    draws = gradient_draws(placed, size, DRAWS) if _is_watched(spec, rows) else []
+    if draws:
+        seen = watch(model, tasks, sampler, batches, draws, every=LOOK_EVERY * len(names), **words)
+        run, (signals, during) = seen.run, told_by(seen, model)
+        watched = during | {"signals": [signal.to_json() for signal in signals]}
+    else:
+        run = fit(model, tasks, sampler, batches, **words)
     if spec.seed != TUNING_SEED:
         state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
         files.write_bytes(folder / "runs" / f"{spec.slug}.safetensors", save(state))
     best = run.evaluations[run.best or 0]
     skills = {"skill": dict(best.skill), "honest_skill": run.honest_skill()}
-    return skills | {"parameters": model.parameter_count(), "run": run.to_json()}
+    return skills | {"parameters": model.parameter_count(), "run": run.to_json(), "watched": watched}
+
+
+def _is_watched(spec: RunSpec, rows: Rows) -> bool:
+    """One training of all tasks with equal weights tells about their relatedness; it is as if nobody had watched."""
+    return spec.seed == WATCHED_SEED and len(rows.tasks) > 1 and spec.network == joint_network(tuple(rows.tasks))
 
 
 def build(rows: Rows, spec: RunSpec) -> MultiTaskModel:

@@ -55,6 +55,13 @@ class Signal:
             key: None if value is None else lists(value) for key, value in arrays.items()
         }
 
+    @classmethod
+    def from_json(cls, spec: Mapping[str, Any]) -> Signal:
+        """The signal that `to_json` described."""
+        arrays = {key: None if spec[key] is None else np.array(spec[key], dtype=np.float64)
+                  for key in ("matrix", "low", "high", "p_value")}  # fmt: skip
+        return cls(spec["name"], spec["what"], from_=spec["from"], **arrays)  # type: ignore[arg-type]
+
 
 def lists(matrix: Array) -> list[list[float | None]]:
     """Nested lists with None for NaN, as JSON wants them."""

@@ -13,17 +13,20 @@ import numpy as np
 import torch
 
 import polytask
-from polytask import files, names, relate
+from polytask import files, names
 from polytask.config import StudyConfig
 from polytask.devices import PRECISIONS, Place
 from polytask.errors import UserError
 from polytask.study import reading
-from polytask.study.arms import DEFAULT_ARMS, Arm, Network, groups_arm, make_arm
+from polytask.study.arms import DEFAULT_ARMS, Arm, Network, is_later, make_arm
+from polytask.study.growing import Grower
+from polytask.study.proposals import signal_of
 from polytask.study.reading import Reading
-from polytask.study.record import Reader, Records, mean_skill
+from polytask.study.record import Reader, mean_skill
 from polytask.study.rows import Rows, save_rows
 from polytask.study.runner import Runner
-from polytask.study.runs import TUNING_SEED, Budget, RunSpec, build, load_model
+from polytask.study.runs import Budget, RunSpec, build, load_model
+from polytask.study.trainer import Trainer, networks_of, tuning_runs
 from polytask.study.verdict import recommend
 from polytask.table.opening import fingerprint
 from polytask.table.predictor import TablePredictor
@@ -32,7 +35,6 @@ from polytask.table.recipe import TRUNKS, combine
 
 CONFIDENCE = 0.95
 FORMAT, VERSION = "polytask-study", 1
-LEAST_SEEDS = 2
 QUESTION = ("targets", "kinds", "drop", "group", "time", "split", "holdout", "needs", "class_weights", "focal", "seed",
             "epochs", "patience", "batch_size", "precision")  # fmt: skip
 Event = dict[str, Any]
@@ -71,7 +73,7 @@ class Study:
         self.data: Prepared | None = None
 
     def _planned_arms(self, tasks: list[str]) -> list[Arm | str]:
-        """The arms asked for; "groups" stays a word until the joint runs have shown who belongs together."""
+        """The arms asked for; groups and branches stay words until others have shown who belongs together."""
         if len(tasks) < 2:
             raise UserError("a study compares tasks learned together and alone: give at least two targets "
                             "(one alone is trained by  polytask fit)")  # fmt: skip
@@ -84,7 +86,9 @@ class Study:
                 wanted.remove("trees")
             if len(tasks) < 3:
                 wanted.remove("groups")  # two tasks can only share all or nothing
-        return [name if name == "groups" else make_arm(name, tasks, list(TRUNKS), balancers) for name in wanted]
+        for word in filter(is_later, wanted):
+            signal_of(word)  # refuses an unknown one
+        return [name if is_later(name) else make_arm(name, tasks, list(TRUNKS), balancers) for name in wanted]
 
     def prepare(self) -> Prepared:
         """Read, check and split the data; cheap, and the first thing that can fail."""
@@ -101,13 +105,13 @@ class Study:
         arms: list[dict[str, Any]] = []
         for arm in self.arms:
             if isinstance(arm, str):
-                arms.append({"arm": arm, "networks": None, "parameters": None, "note": "decided by the joint runs"})
+                arms.append({"arm": arm, "networks": None, "parameters": None, "note": "decided by the others"})
                 continue
             size = None if arm.role == "reference" else sum(
                 build(rows, RunSpec(n, 0, 0)).parameter_count() for n in arm.networks
             )  # fmt: skip
             arms.append({"arm": arm.name, "networks": len(arm.networks), "parameters": size, "note": arm.role})
-        runs = {n: self._tuning_runs(n) + (0 if n.is_trees else self.config.seeds) for n in networks}
+        runs = {n: tuning_runs(n, self.config) + (0 if n.is_trees else self.config.seeds) for n in networks}
         later = sum(isinstance(arm, str) for arm in self.arms) * 2 * (self.config.trials + self.config.seeds)
         steps = sum(self._steps(network, data) * count for network, count in runs.items())
         seconds = round(steps * SECONDS_PER_STEP / self.jobs + 4, 0)
@@ -121,7 +125,7 @@ class Study:
         return epochs * math.ceil(rows / self.budget.batch_for(rows)) * (1 + 0.1 * len(network.tasks))
 
     def _networks(self) -> list[Network]:
-        return list(dict.fromkeys(n for arm in self.arms if isinstance(arm, Arm) for n in arm.networks))
+        return networks_of([arm for arm in self.arms if isinstance(arm, Arm)])
 
     def run(self) -> dict[str, Any]:
         """Everything: train, read, advise, write `study.json`, `report.html` and `model/`; returns the record."""
@@ -162,80 +166,25 @@ class Study:
         files.write_json(path, question)
 
     def _study(self, data: Prepared, runner: Runner, started: float) -> dict[str, Any]:
-        networks = self._networks()
-        tuned, trials, seeds = self._tune(networks, runner, started)
-        finals = self._finals(networks, tuned, seeds, runner)
+        trainer = Trainer(self.config, runner, started, self.on_event)
         arms = [arm for arm in self.arms if isinstance(arm, Arm)]
-        if "groups" in self.arms:
-            extra = self._propose_groups(data, finals)
-            if extra is not None:
-                new = [n for n in extra.networks if n not in tuned]
-                more, *_ = self._tune(new, runner, started)
-                tuned |= more
-                finals |= self._finals(new, more, seeds, runner)
-                arms.insert(len(arms) - any(a.role == "reference" for a in arms), extra)
+        later = [word for word in self.arms if isinstance(word, str)]
+        trainer.train(arms)
+        grower = Grower(data, trainer, self.config)
+        grower.measure(later)
+        arms += grower.proposed(later, arms)
+        trainer.train(arms)
+        if self.config.cures:
+            arms += grower.cures(arms, CONFIDENCE)
+            trainer.train(arms)
         self.on_event({"kind": "reading"})
-        reader = Reader(self.state, data, tuned, finals, trials, seeds)
-        return self._read(data, arms, reader, started)
+        reader = Reader(self.state, data, trainer.tuned, trainer.finals, trainer.trials, trainer.seeds)
+        arms.sort(key=lambda arm: arm.role == "reference")  # the outside reference comes last
+        return self._read(data, arms, reader, grower, started)
 
-    def _tune(self, networks: Sequence[Network], runner: Runner, started: float) -> tuple[dict[Network, int], int, int]:
-        """The best candidate of each network on the validation rows; how many trials and seeds the budget allows."""
-        trials, seeds = self.config.trials, self.config.seeds
-        tried = [n for n in networks if self._tuning_runs(n)]
-        records: Records = runner.run([RunSpec(n, 0, TUNING_SEED) for n in tried])
-        if self.config.budget is not None and tried:
-            trials, seeds = self._affordable(records, started)
-        self.on_event({"kind": "plan", "networks": len(networks), "trials": trials, "seeds": seeds})
-        records |= runner.run([RunSpec(n, c, TUNING_SEED) for n in tried for c in range(trials)])
-        best = dict.fromkeys(networks, 0)
-        for network in tried:
-            skills = [mean_skill(records[RunSpec(network, c, TUNING_SEED)]) for c in range(trials)]
-            best[network] = int(np.argmax(skills))
-        return best, trials, seeds
-
-    def _tuning_runs(self, network: Network) -> int:
-        """How many candidates are tried; a single one only where its run is needed: to time a budget, to read trees."""
-        needed = self.config.trials > 1 or self.config.budget is not None or network.is_trees
-        return self.config.trials if needed else 0
-
-    def _affordable(self, records: Records, started: float) -> tuple[int, int]:
-        """How many trials and seeds fit: a first round of all networks has just been timed. Kept for a resume."""
-        path = self.state / "budget.json"
-        if path.is_file():
-            kept = files.read_json(path)
-            if kept["budget"] == self.config.budget:
-                return kept["trials"], kept["seeds"]
-        round_seconds = sum(record["seconds"] for record in records.values()) / self.jobs
-        left = (self.config.budget or 0) - (time.monotonic() - started)
-        rounds = int(0.85 * left / max(round_seconds, 1e-3))  # the rest is for groups, reading and the report
-        seeds = max(LEAST_SEEDS, min(self.config.seeds, rounds))
-        trials = max(1, min(self.config.trials, 1 + rounds - seeds))
-        files.write_json(path, {"budget": self.config.budget, "trials": trials, "seeds": seeds})
-        return trials, seeds
-
-    def _finals(self, networks: Sequence[Network], tuned: Mapping[Network, int], seeds: int, runner: Runner) -> Records:
-        specs = [RunSpec(n, tuned[n], s) for s in range(seeds) for n in networks if not n.is_trees]
-        return runner.run(specs)
-
-    def _propose_groups(self, data: Prepared, finals: Records) -> Arm | None:
-        """Tasks whose gradients agree more than most, measured along the joint runs with equal weights."""
-        tasks = list(data.tasks)
-        cosines = [
-            evaluation["cosine"]
-            for spec, record in finals.items()
-            if record["status"] == "done" and list(spec.network.tasks) == tasks and spec.network.balancer == "equal"
-            for evaluation in record["run"]["evaluations"][: (record["run"]["best"] or 0) + 1]
-            if evaluation["cosine"]
-        ]
-        if not cosines or len(tasks) < 3:
-            return None
-        affinity = np.nanmean(np.array(cosines, dtype=float), axis=0)
-        groups = relate.groups_from_affinity(affinity)
-        if len(groups) in (1, len(tasks)):
-            return None  # that is an arm already
-        return groups_arm([[tasks[i] for i in group] for group in groups])
-
-    def _read(self, data: Prepared, arms: Sequence[Arm], reader: Reader, started: float) -> dict[str, Any]:
+    def _read(
+        self, data: Prepared, arms: Sequence[Arm], reader: Reader, grower: Grower, started: float
+    ) -> dict[str, Any]:
         readings = {arm.name: reader.read(arm) for arm in arms}
         baseline = readings["single"]
         entries = {}
@@ -244,9 +193,10 @@ class Study:
             mine = readings[arm.name]
             if arm.role != "baseline" and isinstance(mine, Reading) and isinstance(baseline, Reading):
                 gains = reading.compare(data.tasks, mine, baseline, CONFIDENCE)
-                entry |= {"gains": gains.tasks, "delta_m": gains.delta_m}
+                entry |= gains.to_json()
             entries[arm.name] = entry
         study = self._header(data) | {"arms": entries, "seconds": time.monotonic() - started}
+        study |= {"relatedness": grower.record(), "experiments": grower.experiments}
         study["status"] = "partial" if any(e["status"] == "failed" for e in entries.values()) else "complete"
         study["verdict"] = recommend(study)
         study["model"] = self._save_model(data, study, {arm.name: arm for arm in arms}, reader)
