@@ -146,3 +146,38 @@ def test_a_task_labelled_in_one_block_only_has_no_interval() -> None:
     found = read_arm(REGRESSION, [arm, arm], test, np.array([0, 0, 1, 1]))
     assert np.isnan(found.deleted["r"][:, 0]).all()
     assert compare(REGRESSION, found, found, 0.95).tasks["r"]["low"] is None
+
+
+def test_the_verdict_corrected_for_many_tasks() -> None:
+    """One task with p = 0.03 among five: clear alone, not after the correction."""
+    names = [f"t{i}" for i in range(5)]
+    tasks = {name: Task.regression(name) for name in names}
+    base = np.full(4, 10.0)
+    arms = {name: base + np.array([1.0, -1.0, 0.5, -0.5]) for name in names}
+    arms["t0"] = base - np.array([0.6, 1.6, 0.5, 1.5])
+
+    def all_blocks(scores: dict[str, np.ndarray]) -> Reading:
+        return Reading(scores, {n: np.repeat(s[:, None], 4, axis=1) for n, s in scores.items()}, {})
+
+    found = compare(tasks, all_blocks(arms), all_blocks(dict.fromkeys(names, base)), 0.95)
+    gain = found.tasks["t0"]
+    assert (gain["verdict"], gain["adjusted"]) == ("gains", "not enough evidence")
+    assert 0.01 < gain["p_value"] < 0.05
+    alone = compare({"t0": tasks["t0"]}, all_blocks(arms), all_blocks({"t0": base}), 0.95).tasks["t0"]
+    assert (alone["verdict"], alone["adjusted"]) == ("gains", "gains")
+    own = dict.fromkeys(names, base) | {"t0": arms["t0"]}  # the other four are their own baselines: no tests
+    assert compare(tasks, all_blocks(own), all_blocks(dict.fromkeys(names, base)), 0.95).tasks["t0"]["adjusted"] == (
+        "gains"
+    )
+
+
+def test_power_of_the_mean_and_of_each_task() -> None:
+    found = compare(REGRESSION, reading(9.0, 8.0, 9.5), reading(10.0, 10.0, 10.0), 0.95).to_json()
+    error = np.std([10.0, 20.0, 5.0], ddof=1) / np.sqrt(3)
+    assert found["power"]["percent"] == pytest.approx((4.302653 + 1.060660) * error, rel=1e-5)
+    assert found["power"]["tasks"]["r"] == {key: found["power"][key] for key in ("percent", "seeds", "rows")}
+    assert found["power"]["seeds"] > 100
+    assert found["power"]["rows"] is None, "rows do not matter here"
+    same = compare(REGRESSION, reading(1.0, 2.0), reading(1.0, 2.0), 0.95)
+    assert same.power["percent"] is None
+    assert same.tasks["r"]["p_value"] is None

@@ -8,38 +8,12 @@ import pytest
 
 from polytask.study.verdict import recommend
 
-UP, DOWN, OPEN = (3.0, 1.0, 5.0), (-3.0, -5.0, -1.0), (0.5, -1.0, 2.0)
+from .records import DOWN, OPEN, UP, arm, study, unclear
+
 FIRST = (
     "The arm 'hard+equal' had a validation skill of 0.450, against 0.400 of the single-task networks "
     "(0 is the best constant, 1 is perfect)."
 )
-COST = {"parameters": 40_000, "train_seconds": 3.0, "latency_ms": {"1": 0.31, "256": 0.9}}
-
-
-def gain(percent: float, low: float, high: float) -> dict[str, Any]:
-    verdict = "gains" if low > 0 else "loses" if high < 0 else "not enough evidence"
-    return {"percent": percent, "low": low, "high": high, "difference": percent / 100, "verdict": verdict}
-
-
-def arm(role: str, skill: float, groups: list[list[str]], mean: Any = None, gains: Any = None) -> dict[str, Any]:
-    return {
-        "role": role, "status": "done", "error": None, "valid_skill": skill, "groups": groups, "seeds": 5,
-        "gains": {name: gain(*g) for name, g in (gains or {}).items()}, "delta_m": mean and gain(*mean), "cost": COST,
-        "conflict": None,
-    }  # fmt: skip
-
-
-def study(tasks: str = "abc", single: float = 0.40, **arms: Any) -> dict[str, Any]:
-    """`joint=(skill, mean, gains of the tasks)`, `groups=(skill, mean, gains, groups)`."""
-    alone = [[name] for name in tasks]
-    made = {"single": arm("baseline", single, alone)}
-    if "joint" in arms:
-        skill, mean, gains = arms["joint"]
-        made["hard+equal"] = arm("joint", skill, [list(tasks)], mean, dict(zip(tasks, gains, strict=True)))
-    if "groups" in arms:
-        skill, mean, gains, groups = arms["groups"]
-        made["groups"] = arm("groups", skill, groups, mean, dict(zip(tasks, gains, strict=True)))
-    return {"tasks": dict.fromkeys(tasks), "confidence": 0.95, "arms": made}
 
 
 def text(verdict: dict[str, Any]) -> str:
@@ -71,7 +45,7 @@ def test_groups_win_on_validation() -> None:
     found = recommend(study(joint=(0.43, UP, [UP, DOWN, UP]), groups=(0.45, UP, [UP, (0.0, 0.0, 0.0), OPEN], groups)))
     assert (found["share"], found["arm"], found["groups"]) == ("groups", "groups", groups)
     assert found["headline"] == (
-        "Share these groups: a, c | b. It improves the scores by 3.0 % on average against separate networks."
+        "Share these groups: a, c | b. Against separate networks this improves the scores by 3.0 % on average."
     )
     assert "b keeps a network of its own." in found["why"]
     assert "There is not enough evidence either way for c." in found["why"], "b is its own baseline"
@@ -100,8 +74,7 @@ def test_none_whatever_the_validation_rows_say(skill: float) -> None:
     found = recommend(study(joint=(skill, DOWN, [DOWN, OPEN, DOWN])))
     assert (found["share"], found["arm"], found["groups"]) == ("none", "single", [["a"], ["b"], ["c"]])
     assert found["headline"] == (
-        "Do not share: even the best way to share (hard+equal) worsens the scores by 3.0 % on average; "
-        "a and c would lose."
+        "Do not share: even the best way to share (hard+equal) worsens the scores by 3.0 % on average; a and c lose."
     )
 
 
@@ -122,7 +95,7 @@ def test_groups_without_effect_do_not_hide_that_sharing_everything_harms() -> No
     found = recommend(study(joint=(0.35, DOWN, [DOWN, DOWN, OPEN]), groups=groups))
     assert (found["share"], found["arm"]) == ("none", "single")
     assert found["headline"] == (
-        "Do not share: one joint model (hard+equal) worsens the scores by 3.0 % on average; a and b would lose, and "
+        "Do not share: one joint model (hard+equal) worsens the scores by 3.0 % on average; a and b lose, and "
         "smaller groups show no clear gain."
     )
     assert (
@@ -137,22 +110,74 @@ def test_groups_without_effect_stay_unclear_where_sharing_everything_gains() -> 
     assert (found["share"], found["arm"]) == ("unclear", "groups"), "the validation rows preferred the groups"
 
 
-def test_one_task_of_many_is_a_chance_finding_and_two_are_not() -> None:
+def test_tasks_decide_where_the_mean_does_not_if_they_are_clear_after_correction() -> None:
     """Without any effect, 2.5 % of tasks "lose": with 8 tasks one study in five has such a task."""
-    assert recommend(study("abcdefgh", joint=(0.45, OPEN, [DOWN] + [OPEN] * 7)))["share"] == "unclear"
-    assert recommend(study("abcdefgh", joint=(0.45, OPEN, [DOWN] * 2 + [OPEN] * 6)))["share"] == "none"
+    made = study("abcdefgh", joint=(0.45, OPEN, [DOWN] * 2 + [OPEN] * 6))
+    assert recommend(made)["share"] == "none", "both are clear"
+    unclear(made, "hard+equal", "a")
+    assert recommend(made)["share"] == "none", "one is"
+    unclear(made, "hard+equal", "b")
+    assert recommend(made)["share"] == "unclear", "two losers that may be chance"
     assert recommend(study("abcdefgh", joint=(0.45, OPEN, [UP] * 2 + [OPEN] * 6)))["share"] == "all"
-    assert recommend(study("abcdefgh", joint=(0.45, OPEN, [UP] * 2 + [DOWN] * 2 + [OPEN] * 4)))["share"] == "unclear"
-    many = [f"t{i}" for i in range(40)]
-    made = study(joint=(0.45, OPEN, [OPEN] * 3))
-    for losers, share in ((3, "unclear"), (4, "none")):  # P(3 or more) = 8 %, P(4 or more) = 1.8 %
-        made["arms"]["hard+equal"]["gains"] = {n: gain(*(DOWN if i < losers else OPEN)) for i, n in enumerate(many)}
-        assert recommend(made)["share"] == share
+    both = study("abcdefgh", joint=(0.45, OPEN, [UP] * 2 + [DOWN] * 2 + [OPEN] * 4))
+    assert recommend(both)["share"] == "unclear", "they disagree"
+    unclear(both, "hard+equal", "cd")
+    assert recommend(both)["share"] == "all", "of the clear ones all gain"
 
 
-def test_the_loser_of_an_unclear_study_is_named() -> None:
+def test_a_headline_by_tasks_does_not_claim_the_mean() -> None:
     found = recommend(study(joint=(0.45, OPEN, [DOWN, OPEN, OPEN])))
-    assert "(+0.5 % on average, though a loses)" in found["headline"]
+    assert found["headline"] == (
+        "Do not share: even the best way to share (hard+equal) worsens a and improves no task for certain "
+        "(+0.5 % on average, which may be chance)."
+    )
+    found = recommend(study(joint=(0.45, OPEN, [UP, UP, OPEN])))
+    assert found["headline"] == (
+        "Share all: one joint model (hard+equal) improves a and b and worsens no task for certain "
+        "(+0.5 % on average, which may be chance)."
+    )
+
+
+def test_who_may_lose_is_not_said_to_lose() -> None:
+    made = unclear(study("abcd", joint=(0.45, UP, [DOWN, DOWN, UP, UP])), "hard+equal", "b")
+    found = recommend(made)
+    assert found["headline"].endswith("by 3.0 % on average, though a loses and b may lose.")
+    assert (
+        "Of tasks that do not change, one in 20 looks as if it did; corrected for looking at 4 tasks (Holm's method), "
+        "b is not clear."
+    ) in found["why"]
+    assert "2 of 4 tasks lose (negative transfer): a (-3.0 %) and b (-3.0 %)." in found["why"], "uncorrected, beside it"
+    found = recommend(unclear(study("abcd", joint=(0.45, OPEN, [DOWN, OPEN, OPEN, OPEN])), "hard+equal", "a"))
+    assert "(+0.5 % on average, though a may lose)" in found["headline"]
+    assert found["share"] == "unclear"
+    found = recommend(unclear(study("abcd", joint=(0.45, DOWN, [DOWN, OPEN, OPEN, OPEN])), "hard+equal", "a"))
+    assert found["headline"].endswith("worsens the scores by 3.0 % on average; a may lose.")
+
+
+def test_a_record_from_before_the_correction() -> None:
+    made = study(joint=(0.45, UP, [UP, DOWN, UP]))
+    for one in made["arms"]["hard+equal"]["gains"].values():
+        del one["adjusted"]
+    assert recommend(made)["headline"].endswith("though b loses.")
+
+
+def test_a_branching_model_is_judged_like_any_that_shares() -> None:
+    made = study(joint=(0.43, DOWN, [DOWN] * 3))
+    made["arms"]["branched"] = arm("branched", 0.46, [list("abc")], UP, dict.fromkeys("abc", UP))
+    made["arms"]["branched"]["why"] = "where the layers' gradients part."
+    found = recommend(made)
+    assert (found["share"], found["arm"], found["judged"]) == ("all", "branched", "branched")
+    assert found["headline"].startswith("Share all: one branching model (branched) improves")
+    assert "'branched' was added while the study ran: where the layers' gradients part." in found["why"]
+
+
+def test_what_could_not_be_seen_is_said() -> None:
+    made = study(joint=(0.45, UP, [UP] * 3))
+    made["arms"]["hard+equal"]["power"] = {"percent": 1.234}
+    assert "With 5 seeds a mean effect below 1.2 % would probably not be seen." in recommend(made)["why"]
+    made["data"] = {"split": {"test": 6000}}
+    said = "With 5 seeds and 6,000 test rows a mean effect below 1.2 % would probably not be seen."
+    assert said in recommend(made)["why"]
 
 
 @pytest.mark.parametrize("mean", [UP, DOWN])

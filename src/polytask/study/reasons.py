@@ -57,9 +57,10 @@ def _not_after_correction(arm: Record, level: int) -> str:
                if name not in surely(arm, verdict)]  # fmt: skip
     if not doubted:
         return ""
+    verb = "are" if len(doubted) > 1 else "is"
     return (
-        f"Of tasks that do not change, one in {round(100 / (100 - level))} looks as if it did; corrected for looking at "
-        f"{len(arm['gains'])} tasks (Holm's method), {listed(doubted)} {'are' if len(doubted) > 1 else 'is'} not clear."
+        f"Of tasks that do not change, one in {round(100 / (100 - level))} looks as if it did; corrected for looking "
+        f"at {len(arm['gains'])} tasks (Holm's method), {listed(doubted)} {verb} not clear."
     )
 
 
