@@ -121,17 +121,22 @@ class Run:
         """
         if self.best is None:
             return {}
-        plain = dict(self.evaluations[self.best].skill)
+        halves = self.honest_halves()
+        if not halves:
+            return dict(self.evaluations[self.best].skill)
+        return {name: 0.5 * (halves[0][name] + halves[1][name]) for name in self.evaluations[self.best].skill}
+
+    def honest_halves(self) -> list[dict[str, float]]:
+        """The two parts of `honest_skill`, on each half of the rows; how far they differ says what the rows matter."""
         pairs = [
             (e.halves, e.half_values or [sum(half.values()) for half in e.halves])
             for e in self.of_last_stage
             if e.halves
         ]
-        if len(pairs) != len(self.of_last_stage):
-            return plain
+        if not pairs or len(pairs) != len(self.of_last_stage):
+            return []
         best_on_first, best_on_second = (max(pairs, key=lambda pair: pair[1][half])[0] for half in (0, 1))
-        first, second = best_on_first[1], best_on_second[0]
-        return {name: 0.5 * (first[name] + second[name]) for name in plain}
+        return [best_on_second[0], best_on_first[1]]
 
     def to_json(self) -> dict[str, Any]:
         """Only JSON types."""

@@ -31,7 +31,7 @@ def harmed(gains: Mapping[str, Gains], confidence: float) -> list[Harm]:
         gains: of each joint arm.
 
     >>> import numpy as np
-    >>> loses, gains = np.array([-4.0, -5.0, -4.5]), np.array([1.0, 2.0, 1.5])
+    >>> loses, gains = np.array([[-4.0], [-5.0], [-4.5]]), np.array([[1.0], [2.0], [1.5]])
     >>> harmed({"hard+equal": {"a": loses, "b": gains}, "mmoe+equal": {"a": loses - 1, "b": loses}}, 0.95)
     [Harm(task='a', arm='hard+equal', percent=-4.5)]
     """

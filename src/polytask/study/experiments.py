@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from polytask import relate
 from polytask.study.signals import Signal
-from polytask.study.validation import Gains
+from polytask.study.validation import Gains, spread_of_rows
 
 Array = NDArray[np.float64]
 ROUNDS = 3  # what was learnt in one decides what is trained in the next
 LEAVE_OUT_FROM = 4  # tasks; with three all but one are a pair
 MOST_PAIRS = 150
+LEAST_ERROR = 0.05  # percent
 LEAST_SPREAD = 0.5  # percent: what gains are believed to differ by at least
 PRIOR = 0.5  # how much of that spread the signals before are believed to explain
 Train = Callable[[Sequence[tuple[int, ...]]], Sequence[tuple[Gains, float]]]
@@ -85,6 +86,8 @@ def explore(
         joint: the gains of all tasks together, which are known already; may be empty.
         train: carries out the trainings.
         count: of groups that may be trained.
+
+    What the gains say is believed as far as the halves of the validation rows agree about all of them.
     """
     tasks = len(names)
     known = np.array([joint[name].mean() for name in names]) if len(joint) == tasks else np.array([])
@@ -94,15 +97,18 @@ def explore(
         beliefs.learn(range(tasks), known.tolist(), noise=beliefs.spread / 2)
     left = _options(likeness)
     experiments: list[dict[str, Any]] = []
+    heard: list[Gains] = [dict(joint)]
     for turn in range(ROUNDS):
         most = (count - len(experiments) + ROUNDS - turn - 1) // (ROUNDS - turn)
         chosen = _next(beliefs, left, most, seed + turn)
-        for one, (gains, seconds) in zip(chosen, train([one.group for one in chosen]), strict=True):
+        results = train([one.group for one in chosen])
+        heard += [gains for gains, _ in results]
+        error = spread_of_rows(heard)
+        noise = beliefs.spread / 2 if np.isnan(error) else max(error, LEAST_ERROR)
+        for one, (gains, seconds) in zip(chosen, results, strict=True):
             left.remove(one.group)
-            means = {name: float(by_seed.mean()) for name, by_seed in gains.items()}
-            error = np.mean([by_seed.std(ddof=1) / len(by_seed) ** 0.5 for by_seed in gains.values()
-                             if len(by_seed) > 1] or [beliefs.spread / 2])  # fmt: skip
-            beliefs.learn(one.group, [means.get(names[t], np.nan) for t in one.group], float(max(error, 0.05)))
+            means = {name: float(parts.mean()) for name, parts in gains.items()}
+            beliefs.learn(one.group, [means.get(names[t], np.nan) for t in one.group], noise)
             experiments.append({"tasks": [names[t] for t in one.group], "gains": means, "seconds": seconds,
                                 "why": _why(one, beliefs)})  # fmt: skip
     return experiments, beliefs

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from polytask import files
+from polytask.relate.affinity import mean_over_steps
 from polytask.reports.course import course_of
 from polytask.study import reading
 from polytask.study.arms import Arm, Network
@@ -147,7 +148,7 @@ class Reader:
         rates = [e["conflict"] for run in evaluations for e in run if e["conflict"]]
         if not first:
             return None
-        rate = np.nanmean(np.array(rates, dtype=float), axis=0)
+        rate = mean_over_steps(np.array(rates, dtype=float))
         return {"tasks": list(network.tasks), "epoch": [e["epoch"] for e in first],
                 "cosine": [e["cosine"] for e in first],
                 "rate": [[None if np.isnan(x) else float(x) for x in row] for row in rate]}  # fmt: skip

@@ -114,7 +114,7 @@ def _network(folder: Path, spec: RunSpec, budget: Budget) -> dict[str, Any]:
         state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
         files.write_bytes(folder / "runs" / f"{spec.slug}.safetensors", save(state))
     best = run.evaluations[run.best or 0]
-    skills = {"skill": dict(best.skill), "honest_skill": run.honest_skill()}
+    skills = {"skill": dict(best.skill), "honest_skill": run.honest_skill(), "honest_halves": run.honest_halves()}
     return skills | {"parameters": model.parameter_count(), "run": run.to_json(), "watched": watched}
 
 

@@ -6,23 +6,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from polytask import relate
 from polytask.task import Task
 
 Array = NDArray[np.float64]
 Gains = dict[str, Array]
-"""Task -> (S,), gain in percent of each seed over the single-task network of the same seed; up is good."""
+"""Task -> (S, H): gain in percent over the single-task network of the same seed, on each half of the validation rows
+(H = 1: on all of them); up is good."""
 
 
-def score_of(task: Task, skill: float, constant: float) -> float:
-    """The score that has this skill; the inverse of `Score.skill`.
+def score_of(task: Task, skill: ArrayLike, constant: float) -> Array:
+    """The scores that have these skills; the inverse of `Score.skill`.
 
-    >>> score_of(Task.regression("a"), 0.25, 12.0)
+    >>> float(score_of(Task.regression("a"), 0.25, 12.0))
     9.0
     """
-    return constant + skill * (task.score.perfect - constant)
+    return constant + np.asarray(skill, dtype=np.float64) * (task.score.perfect - constant)
 
 
 def validation_gains(
@@ -41,19 +42,41 @@ def validation_gains(
     for name in records[0]["honest_skill"] if records else ():
         task = tasks[name]
         pairs = list(zip(records, alone.get(name, ()), strict=False))
-        mine, base = (
-            np.array([score_of(task, pair[side]["honest_skill"][name], constant[name]) for pair in pairs])
-            for side in (0, 1)
-        )
-        if len(pairs):
+        if pairs:
+            parts = min(len(_parts(record, name)) for pair in pairs for record in pair)
+            skills = np.array([[_parts(record, name)[:parts] for record in pair] for pair in pairs])  # (S, 2, H)
+            mine, base = (score_of(task, skills[:, side], constant[name]) for side in (0, 1))
             center = base.mean()
             found[name] = relate.relative_gains(center + mine - base, center, task.score.higher_is_better)
     return found
 
 
+def _parts(record: Mapping[str, Any], name: str) -> list[float]:
+    halves = record.get("honest_halves") or []
+    return [half[name] for half in halves] or [record["honest_skill"][name]]
+
+
+def spread_of_rows(gains: Sequence[Gains]) -> float:
+    """The standard error of a mean gain, from how far the two halves of the rows differ, over all of these.
+
+    NaN where there are no halves. Seeds alone would not tell: they all meet the same validation rows.
+    """
+    means = [one.mean(axis=0) for group in gains for one in group.values() if one.shape[1] == 2]
+    known = [half for half in means if np.isfinite(half).all()]
+    return float(np.sqrt(np.mean([(a - b) ** 2 / 4 for a, b in known]))) if known else float("nan")
+
+
 def clearly_below_zero(gains: Array, confidence: float) -> bool:
-    """Whether a paired t interval over seeds lies below 0: other seeds would say the same of these rows."""
-    if len(gains) < 2 or not np.isfinite(gains).all():
+    """Whether a paired t interval over seeds lies below 0, and both halves of the rows say so.
+
+    >>> clearly_below_zero(np.array([[-2.0, -3.0], [-2.5, -3.0], [-1.5, -2.5]]), 0.95)
+    True
+    >>> clearly_below_zero(np.array([[0.5, -6.0], [0.0, -5.0], [0.2, -5.5]]), 0.95)
+    False
+    """
+    by_seed = gains.mean(axis=1)
+    if len(by_seed) < 2 or not np.isfinite(gains).all():
         return False
-    half = relate.students_t_quantile(0.5 + 0.5 * confidence, len(gains) - 1) * gains.std(ddof=1) / len(gains) ** 0.5
-    return bool(gains.mean() + half < 0)
+    error = by_seed.std(ddof=1) / len(by_seed) ** 0.5
+    half = relate.students_t_quantile(0.5 + 0.5 * confidence, len(by_seed) - 1) * error
+    return bool(by_seed.mean() + half < 0 and (gains.mean(axis=0) < 0).all())
