@@ -11,6 +11,7 @@ from polytask.study.validation import Gains, clearly_below_zero
 LEAST = 0.5  # percent; a smaller loss is not worth another arm
 MOST_CURES = 3
 SOFTER = ("crossstitch", "softsharing")
+MOST_SOFT = 12  # tasks; each has a network of its own there
 OTHERWISE = ("uncertainty", "dbmtl", "cagrad")
 """Balancers that are tried, the first that is not among the arms."""
 
@@ -65,7 +66,7 @@ def remedies(harms: Sequence[Harm], tasks: Sequence[str], arms: Sequence[Arm], t
         found.append(groups_arm([rest, *([task] for task in lost)], "groups:apart", why=why))
     if tree:
         found.append(branched_arm(tree, tasks, why=because + "here the tasks part where the layers' gradients do."))
-    if not trunks & set(SOFTER):
+    if not trunks & set(SOFTER) and len(tasks) <= MOST_SOFT:
         soft = _joint(f"{SOFTER[0]}+equal", tasks)
         found.append(replace(soft, why=because + "here every task has its own layers and takes from the others'."))
     other = next((word for word in OTHERWISE if word not in balancers), None)

@@ -10,6 +10,7 @@ import numpy as np
 
 from polytask import files, relate
 from polytask.config import StudyConfig
+from polytask.relate.affinity import mean_over_steps
 from polytask.study import cures, experiments, proposals
 from polytask.study.arms import Arm, Network, Tree, branched_arm, groups_arm, joint_network, single_network
 from polytask.study.proposals import MEASURED, best_signal, signal_of
@@ -20,6 +21,7 @@ from polytask.study.validation import Gains, validation_gains
 from polytask.table.prepare import Prepared
 
 BRANCHED = "branched"
+NEED_JOINT = {BRANCHED, "look-ahead", "cosines", "gradients"}
 EXPERIMENT_SEEDS = 2
 MOST_EXPERIMENTS = 60
 Spec = dict[str, Any]
@@ -55,18 +57,22 @@ class Grower:
         else:
             before = signals_before(self.data.train, self.data.tasks, self.data.preprocessor.shape, self.config.seed)
             files.write_json(path, [signal.to_json() for signal in before])
-        watched = self._watched(words)
+        joint = self._joint_runs(words)
+        watched = dict((joint[0].get("watched") if joint else None) or {})
         during = [Signal.from_json(one) for one in watched.pop("signals", [])]
-        self.signals = {signal.name: signal for signal in [*before, *during]}
+        self.signals = {signal.name: signal for signal in [*before, *_cosines(joint), *during]}
         self.during = watched
 
-    def _watched(self, words: Sequence[str]) -> Spec:
+    def _joint_runs(self, words: Sequence[str]) -> list[Spec]:
+        """Records of trainings in which all tasks share all, the watched one first."""
         network = joint_network(self.tasks)
-        spec = RunSpec(network, self.trainer.tuned.get(network, 0), WATCHED_SEED)
-        record = self.trainer.finals.get(spec)
-        if record is None and {signal_of(word) or word for word in words} & {"look-ahead", "gradients", "branched"}:
-            record = self.trainer.runner.run([spec])[spec]
-        return dict((record or {}).get("watched") or {})
+        if network in self.trainer.tuned:
+            return self.trainer.records(network)
+        if not {signal_of(word) or word for word in words} & NEED_JOINT:
+            return []
+        spec = RunSpec(network, 0, WATCHED_SEED)
+        record = self.trainer.runner.run([spec])[spec]
+        return [record] if record["status"] == "done" else []
 
     def proposed(self, words: Sequence[str], arms: Sequence[Arm]) -> list[Arm]:
         """The arms that these words stand for, without those that are there already, under whatever name."""
@@ -161,3 +167,15 @@ class Grower:
             **self.during,
             "proposals": self.notes,
         }
+
+
+def _cosines(joint: Sequence[Spec]) -> list[Signal]:
+    """What the joint trainings tell for nothing: the cosines that their records have, up to the best epoch."""
+    seeds = [[e["cosine"] for e in record["run"]["evaluations"][: (record["run"]["best"] or 0) + 1] if e["cosine"]]
+             for record in joint]  # fmt: skip
+    if not any(seeds):
+        return []
+    means = np.stack([mean_over_steps(np.array(seed, dtype=np.float64)) for seed in seeds if seed])
+    words = ("Cosine of the tasks' gradients on the batches of the joint trainings, mean over epochs and seeds, "
+             "from the lowest seed to the highest: the noise of small batches draws it towards 0.")  # fmt: skip
+    return [Signal("cosines", words, mean_over_steps(means), means.min(axis=0), means.max(axis=0))]

@@ -14,9 +14,9 @@ from polytask.study.signals import Signal
 
 Array = NDArray[np.float64]
 MEASURED = "pairs"
-PROPOSING = ("look-ahead", "residuals", "labels", "gradients", "features", MEASURED)
+PROPOSING = ("look-ahead", "residuals", "labels", "cosines", "gradients", "features", MEASURED)
 """The signals that can propose groups, the best one last: see docs/relatedness.md for what each of them is worth."""
-ASKED_FOR = ("look-ahead", "residuals", "labels")
+ASKED_FOR = ("look-ahead", "residuals", "labels", MEASURED)
 """Those of them that propose only where they are asked by name."""
 PREFIX = "groups"
 

@@ -13,7 +13,6 @@ from polytask.affinity import Watched
 from polytask.affinity.halves import HalfGramians
 from polytask.batch import Batch
 from polytask.model import MultiTaskModel
-from polytask.relate.affinity import mean_over_steps
 from polytask.relate.noise import noise_baseline
 from polytask.sampling import AllTasks, TensorSource
 from polytask.study.signals import Signal, lists
@@ -40,6 +39,7 @@ def told_by(seen: Watched, model: MultiTaskModel) -> tuple[list[Signal], dict[st
     names = model.names
     layers, cosines = seen.by_layer()
     noises = {epoch: seen.noise(epoch) for epoch in seen.halves}
+    pooled = noise_baseline(np.concatenate([found.whole() for found in seen.halves.values()]))
     stages = np.clip(stage_cosines(list(seen.halves.values()), model.trunk, names), -1, 1)
     signals = [
         Signal(
@@ -52,9 +52,9 @@ def told_by(seen: Watched, model: MultiTaskModel) -> tuple[list[Signal], dict[st
             "gradients",
             "Cosine of the tasks' gradients over the training, with the noise of small batches taken out: 1 the same "
             "change is wanted, 0 they do not touch each other, below 0 conflict.",
-            _mean([np.clip(noise.cosine, -1, 1) for noise in noises.values()]),
-            low=_mean([np.clip(noise.low, -1, 1) for noise in noises.values()]),
-            high=_mean([np.clip(noise.high, -1, 1) for noise in noises.values()]),
+            np.clip(pooled.cosine, -1, 1),
+            low=np.clip(pooled.low, -1, 1),
+            high=np.clip(pooled.high, -1, 1),
             p_value=noises[max(noises)].conflict_p,
         ),
     ]
@@ -85,10 +85,6 @@ def stage_cosines(halves: Sequence[HalfGramians], trunk: Trunk, names: Sequence[
         whole[np.isnan(grams[:, places]).all(axis=1)] = np.nan
         stages.append(noise_baseline(whole).cosine)
     return np.stack(stages)
-
-
-def _mean(matrices: Sequence[Array]) -> Array:
-    return np.asarray(mean_over_steps(np.stack(matrices)))
 
 
 def _plain(values: Array) -> list[float | None]:
