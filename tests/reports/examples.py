@@ -66,6 +66,12 @@ def hostile() -> Study:
     study["arms"][HOSTILE[0]]["settings"] = {n: {n: n} for n in HOSTILE}
     for n in HOSTILE:
         study["tasks"][n] |= {"classes": HOSTILE, "score": n, "kind": n, "better": n}
+    study["verdict"]["decisions"] = [{"question": n, "answer": n, "because": n} for n in HOSTILE]
+    study["verdict"]["negative"] = [{"task": n, "arm": n, "with": n, "sentence": n} for n in HOSTILE]
+    study["relatedness"]["signals"] = [one | {"name": n, "what": n} for n, one in
+                                       zip(HOSTILE[:3], study["relatedness"]["signals"], strict=True)]  # fmt: skip
+    study["relatedness"] |= {"main": HOSTILE[0], "layers": study["relatedness"]["layers"] | {"names": HOSTILE[:2]}}
+    study["experiments"] = [{"tasks": HOSTILE, "gains": dict.fromkeys(HOSTILE, 1.0), "why": bad}]
     study |= {"created": HOSTILE[0], "polytask": HOSTILE[1], "seed": HOSTILE[0], "delta_m_rule": bad}
     return study
 
@@ -101,6 +107,9 @@ def build(tasks: list[str], arms: list[str], epochs: int, features: int = 5, rec
                 "classes": None if i % 2 == 0 else ["no", "yes"]}
             for i, n in enumerate(tasks)
         },
+        "relatedness": relatedness(tasks) if count > 1 else None,
+        "experiments": [{"tasks": tasks[:2], "gains": dict.fromkeys(tasks[:2], -1.25), "why": "the first pair",
+                         "seconds": 3.0}],
         "delta_m_rule": "mean over tasks of the relative change of each task's score, in percent; up is good",
         "confidence": 0.95,
         "arms": made,
@@ -108,6 +117,13 @@ def build(tasks: list[str], arms: list[str], epochs: int, features: int = 5, rec
             "share": "all", "groups": groups, "arm": recommended,
             "headline": f"Share all: one network for {count} tasks is as good as {count}, at a third of the size.",
             "why": [f"Δm of {recommended} is +1.4 % [+0.2, +2.6].", "No task loses by more than 1.5 %."],
+            "decisions": [
+                {"question": "Are the tasks related?", "answer": "in groups", "because": "By the signal 'features'."},
+                {"question": "Is there enough data?", "answer": "not measured", "because": "There are no curves."},
+            ],
+            "negative": [{"task": tasks[0], "arm": "hard+equal", "percent": -3.0, "with": tasks[-1], "layers": [],
+                          "since": 3, "cure": None, "cured": None,
+                          "sentence": f"{tasks[0]} loses in 'hard+equal': -3.0 %. No cure was tried."}],
         },
         "model": {"folder": "model", "arm": recommended, "parameters": 17000},
     }  # fmt: skip
@@ -141,7 +157,9 @@ def arm(tasks: list[str], thirds: list[list[str]], name: str, k: int, epochs: in
 def gain(percent: float, low: float, high: float) -> dict[str, Any]:
     """A gain with the verdict that its interval gives."""
     verdict = "gains" if low > 0 else "loses" if high < 0 else "not enough evidence"
-    return {"percent": percent, "low": low, "high": high, "difference": percent / 11, "verdict": verdict}
+    adjusted = verdict if abs(percent) > 2.4 else "not enough evidence"
+    return {"percent": percent, "low": low, "high": high, "difference": percent / 11, "verdict": verdict,
+            "adjusted": adjusted}  # fmt: skip
 
 
 def score(i: int, percent: float) -> dict[str, Any]:
@@ -174,3 +192,41 @@ def conflict(tasks: list[str], k: int, epochs: int) -> dict[str, Any]:
         "cosine": [[[cosine(i, j, e) for j in ids] for i in ids] for e in range(epochs)],
         "rate": [[0.0 if i == j else 0.5 + 0.45 * wave(min(i, j), max(i, j)) for j in ids] for i in ids],
     }
+
+
+def matrix(count: int, k: int, scale: float = 1.0) -> list[list[float | None]]:
+    """Symmetric, between -scale and scale, tasks of one third more alike; one gap."""
+    made: list[list[float | None]] = [
+        [scale * (1.0 if i == j else max(-1, min(1, 0.5 * (i % 3 == j % 3) + 0.5 * wave(min(i, j), max(i, j), k))))
+         for j in range(count)] for i in range(count)
+    ]  # fmt: skip
+    if count > 3:
+        made[0][3] = made[3][0] = None
+    return made
+
+
+def relatedness(tasks: list[str]) -> dict[str, Any]:
+    """The signals of relatedness of a study, as `polytask relate` records them."""
+    count = len(tasks)
+    signals = [
+        {"name": "rows", "what": "Training rows that have the labels of both tasks.", "matrix": matrix(count, 0, 1800),
+         "low": None, "high": None, "p_value": None, "from": None},
+        {"name": "features", "what": "Agreement of quick models.", "matrix": matrix(count, 1),
+         "low": matrix(count, 2), "high": matrix(count, 3), "p_value": None, "from": None},
+        {"name": "pairs", "what": "Measured gain of the column trained with the row, in percent.",
+         "matrix": matrix(count, 4, 12.0), "low": None, "high": None, "p_value": matrix(count, 5), "from": 0.0},
+    ]  # fmt: skip
+    order = [i for third in range(3) for i in range(third, count, 3)]
+    merges, last = [], order[0]
+    for number, task in enumerate(order[1:]):
+        merges.append([last, task, 0.1 * (number + 1), number + 2])
+        last = count + number
+    thirds = [tasks[i::3] for i in range(3) if tasks[i::3]]
+    return {
+        "signals": signals, "main": "features", "order": order, "merges": merges, "groups": thirds,
+        "front": [{"models": 1, "value": 6.8e-18, "groups": [tasks]}, {"models": 3, "value": 0.25, "groups": thirds}],
+        "layers": {"names": ["trunk.0", "trunk.1"], "cosines": [matrix(count, 6), matrix(count, 7)]},
+        "noise": [{"epoch": e, "reliability": [0.5] * count, "self_conflict": [0.25] * count,
+                   "conflict_p": matrix(count, 8), "cosine": matrix(count, 8 + e)} for e in (0, 10)],
+        "branches": [[tasks], thirds], "stability": {"agreement": 0.62},
+    }  # fmt: skip

@@ -60,7 +60,7 @@ def test_only_our_elements_and_attributes(which: str) -> None:
     seen = Seen(render_report(STUDIES[which]()))
     assert set(seen.tags) <= {
         "html", "head", "meta", "link", "title", "style", "body", "main", "header", "footer", "section", "h1", "h2",
-        "h3", "p", "ul", "ol", "li", "b", "em", "bdi", "br", "code", "a", "span", "div", "figure", "figcaption",
+        "h3", "h4", "p", "ul", "ol", "li", "b", "em", "bdi", "br", "code", "a", "span", "div", "figure", "figcaption",
         "details", "summary", "table", "thead", "tbody", "tr", "th", "td", "dl", "dt", "dd", "svg", "path", "line",
         "circle", "rect", "text",
     }  # fmt: skip
@@ -173,11 +173,17 @@ def without(study: dict, path: tuple, gone: bool) -> dict:
 
 
 @pytest.mark.parametrize("gone", [False, True], ids=["null", "gone"])
-def test_no_missing_piece_breaks_the_page(gone: bool) -> None:
-    study = examples.build(["a", "b"], ["single", "hard+pcgrad", "trees"], 2, features=1)
+@pytest.mark.parametrize("which", ["arms", "relatedness"])
+def test_no_missing_piece_breaks_the_page(which: str, gone: bool) -> None:
+    arms = ["single", "hard+pcgrad", "trees"] if which == "arms" else ["single"]
+    study = examples.build(["a", "b"], arms, 2, features=1)
+    if which == "arms":
+        study["relatedness"] = None
+    else:
+        study["arms"]["single"] = {"role": "baseline", "status": "done"}
     whole = render_report(study)
     for path in paths(study):
-        if path not in (("format",), ("version",)):
+        if path not in (("format",), ("version",)) and (which == "arms" or path[0] in ("relatedness", "experiments")):
             page = render_report(without(study, path, gone))
             assert page.endswith(("</html>\n", "</html>")), path
             text = Seen(page).text

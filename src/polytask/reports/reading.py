@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from polytask.errors import UserError
-from polytask.reports.wording import VERDICTS, finite
+from polytask.reports.wording import DOUBT, VERDICTS, finite
 
-ORDER = ("baseline", "joint", "groups", "reference")
+ORDER = ("baseline", "joint", "groups", "branched", "reference")
+SHARING = ("joint", "groups", "branched")
 Arm = Mapping[str, Any]
 
 
@@ -42,7 +43,7 @@ def done(study: Any) -> dict[str, Arm]:
     def rank(pair: tuple[str, Arm]) -> float:
         role = pair[1].get("role")
         place = ORDER.index(role) if role in ORDER else 2
-        return 0.5 if pair[0] == recommended and role in ("joint", "groups") else place
+        return 0.5 if pair[0] == recommended and role in SHARING else place
 
     return dict(sorted(arms.items(), key=rank))
 
@@ -62,7 +63,7 @@ def shown(study: Any) -> str | None:
 
     A reference arm is never shown in this place.
     """
-    sharing = {n: a for n, a in done(study).items() if a.get("role") in ("joint", "groups")}
+    sharing = {n: a for n, a in done(study).items() if a.get("role") in SHARING}
     recommended = part(study, "verdict").get("arm")
     if recommended in sharing:
         return str(recommended)
@@ -75,6 +76,13 @@ def verdict_of(gain: Any) -> str:
     """One of the three verdict words, or an empty string where there is none."""
     word = part(gain).get("verdict")
     return word if word in VERDICTS else ""
+
+
+def doubt_of(gain: Any) -> str:
+    """The sign of a verdict that is clear alone and not after the correction for many comparisons, or nothing."""
+    found = part(gain)
+    clear = verdict_of(found) in ("gains", "loses") and "adjusted" in found
+    return DOUBT if clear and found["adjusted"] != found["verdict"] else ""
 
 
 def _or_lowest(value: Any) -> float:

@@ -9,7 +9,9 @@ from markupsafe import Markup
 
 from polytask.reports import architecture, heat, svg
 from polytask.reports.course import course
-from polytask.reports.reading import baseline, done, items, not_done, part, shown, verdict_of
+from polytask.reports.pareto import pareto
+from polytask.reports.reading import baseline, done, doubt_of, items, not_done, part, shown, verdict_of
+from polytask.reports.related import related
 from polytask.reports.wording import (
     MARKS,
     ROLES,
@@ -44,6 +46,11 @@ def page(study: Study) -> dict[str, Any]:
         "gains": gains(study),
         "table": table(study),
         "delta": delta(study),
+        "decisions": [part(row) for row in items(part(study, "verdict"), "decisions")],
+        "negative": negative(study),
+        "related": related(part(study, "relatedness"), list(part(study, "tasks"))),
+        "experiments": experiments(study),
+        "pareto": pareto(study),
         "curves": curves(study),
         "conflict": conflict(study),
         "sharing": sharing(study),
@@ -87,7 +94,7 @@ def task_rows(study: Study, arm: str) -> list[svg.Row]:
 
 def _row(label: str, gain: Mapping[str, Any]) -> svg.Row:
     value, low, high = (finite(gain.get(k)) for k in ("percent", "low", "high"))
-    return svg.Row(label, value, low, high, verdict_of(gain))
+    return svg.Row(label, value, low, high, verdict_of(gain), doubt_of(gain))
 
 
 def _both(rows: list[svg.Row], title: str) -> dict[str, Markup]:
@@ -105,12 +112,31 @@ def gains(study: Study) -> dict[str, Any] | None:
     return {
         "arm": arm_words(study, first),
         "baseline": control,
+        "doubt": any(row.doubt for n in rows for row in rows[n]),
         "picture": _both(rows[first], f"Gain of each task: {name(first)} against {name(control)}"),
         "others": [
             {**arm_words(study, n), "picture": svg.forest(rows[n], f"Gains: {name(n)}", svg.NARROW, limits)}
             for n in others
         ],
     }
+
+
+def negative(study: Study) -> list[dict[str, Any]]:
+    """Who loses, each with its explanation."""
+    found = [part(one) for one in items(part(study, "verdict"), "negative")]
+    return [{"task": one.get("task"), "sentence": one.get("sentence")} for one in found if one.get("sentence")]
+
+
+def experiments(study: Study) -> list[dict[str, Any]]:
+    """The joint trainings that were made to measure who helps whom, and what each task gained in them."""
+    return [
+        {
+            "tasks": items(one, "tasks"),
+            "gains": [{"task": task, "percent": percent(gain)} for task, gain in part(one, "gains").items()],
+            "why": one.get("why") or "",
+        }
+        for one in map(part, items(study, "experiments"))
+    ]
 
 
 def table(study: Study) -> list[dict[str, Any]]:
@@ -136,6 +162,7 @@ def _cell(arm: Mapping[str, Any], task: str) -> dict[str, Any]:
         "verdict": word,
         "class": svg.CLASSES.get(word, ""),
         "mark": MARKS.get(word, ""),
+        "doubt": doubt_of(gain),
     }
 
 
@@ -169,7 +196,7 @@ def curves(study: Study) -> dict[str, Any] | None:
     with_curves = {n: part(a, "curves") for n, a in done(study).items() if part(a, "curves")}
     if not with_curves:
         return None
-    pictures, most = [], 100 if len(part(study, "tasks")) <= 12 else 40
+    pictures, most = [], 100 if len(part(study, "tasks")) <= 12 else 28
     for task in part(study, "tasks"):
         lines = [
             svg.Line(n, items(c.get(task), "epoch"), items(c.get(task), "skill"), _best(c.get(task)), styles[n])
@@ -207,7 +234,7 @@ def _conflict(study: Study, arm: str, found: Mapping[str, Any]) -> dict[str, Any
         "wide": heat.over_training(found, rows, title),
         "narrow": heat.over_training(found, rows, title, svg.NARROW),
         "matrices": [
-            heat.matrix(found, s, f"{title}, all pairs") for s in heat.chosen(steps, 4 if len(tasks) <= 12 else 3)
+            heat.matrix(found, s, f"{title}, all pairs") for s in heat.chosen(steps, 4 if len(tasks) <= 12 else 2)
         ]
         if many
         else [],

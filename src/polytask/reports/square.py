@@ -7,10 +7,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from polytask.reports.heat import shade
+from polytask.reports.heat import runs, shade
 from polytask.reports.svg import path, picture, segment, text
 from polytask.reports.wording import MINUS, finite, fit, name
 
+FULL = 0.62  # the cosine that `unit` is shaded like
 NUMBERS = 12  # tasks up to which a cell carries its number
 NAMES = 40  # tasks up to which a row carries its name
 DARK = ("heat0", "heat1", "heat7", "heat8")  # shades on which ink is not seen
@@ -25,10 +26,12 @@ def largest(matrix: Rows) -> float:
     return max(values, default=0.0) or 1.0
 
 
-def square(matrix: Rows, tasks: Sequence[object], order: Sequence[int], title: str, unit: float = 1.0) -> Markup:
+def square(
+    matrix: Rows, tasks: Sequence[object], order: Sequence[int], title: str, unit: float = 1.0, digits: int = 2
+) -> Markup:
     """The matrix with its tasks in this order; blue above 0, orange below, darkest at `unit`.
 
-    Rows are numbered and named, columns numbered; the diagonal is left empty.
+    Rows are numbered and named, columns numbered; the diagonal is left empty. `digits`: of the numbers in the cells.
     """
     count = len(order)
     named = count <= NAMES
@@ -42,19 +45,28 @@ def square(matrix: Rows, tasks: Sequence[object], order: Sequence[int], title: s
             body.append(text(0, top + (r + 0.5) * cell + 4, words, "label", title=name(tasks[i])))
         if count <= NUMBERS or r % -(-count // NUMBERS) == 0:
             body.append(text(left + (r + 0.5) * cell, 12, r + 1, "tiny", "middle"))
-        for c, j in enumerate(order):
-            value = finite(matrix[i][j]) if i != j else None
-            if i == j:
-                continue
-            cls = "heatx" if value is None else shade(value / unit * 0.62)
-            boxes.setdefault(cls, []).append(f"M{c} {r}h1v1h-1z")
-            if count <= NUMBERS and value is not None:
-                words = f"{value:.2f}".replace("-", MINUS).replace("0.", ".")
+        shades = ["" if i == j else shade(None if (v := finite(matrix[i][j])) is None else v / unit * FULL)
+                  for j in order]  # fmt: skip
+        for cls, c, run in runs(shades):
+            if cls:
+                boxes.setdefault(cls, []).append(f"M{c} {r}h{run}v1h-{run}z")
+        for c, j in enumerate(order if count <= NUMBERS else ()):
+            if i != j and (value := finite(matrix[i][j])) is not None:
                 at = (left + (c + 0.5) * cell, top + (r + 0.5) * cell + 4)
-                body.append(text(*at, words, f"cell {'on' if cls in DARK else ''}", "middle"))
+                ink = "cell on" if shades[c] in DARK else "cell"
+                body.append(text(*at, _in_cell(value, digits), ink, "middle"))
     cells = f"translate({left:g} {top:g}) scale({cell:.5g})"
     drawn = [path("".join(d), cls, cells) for cls, d in sorted(boxes.items())]
     return picture(left + count * cell + 4, top + count * cell + 4, title, [*drawn, *body], "square")
+
+
+def _in_cell(value: float, digits: int) -> str:
+    """Few characters: .80 for 0.80, and no sign where nothing is left after rounding."""
+    words = f"{value:.{digits}f}"
+    words = words.lstrip("-") if not float(words) else words
+    if words.lstrip("-").startswith("0."):
+        words = words.replace("0.", ".", 1)
+    return words.replace("-", MINUS)
 
 
 def tree(merges: Rows, tasks: Sequence[object], title: str) -> Markup | None:
@@ -64,7 +76,7 @@ def tree(merges: Rows, tasks: Sequence[object], title: str) -> Markup | None:
         merges: of `relate.average_linkage`: the two joined, the height, the tasks in both.
     """
     count = len(tasks)
-    if count < 2 or len(merges) != count - 1:
+    if count < 2 or len(merges) != count - 1 or not all(_whole(row) for row in merges):
         return None
     order = _leaves(merges, count)
     left, pitch, width = 150.0, 22.0, 330.0
@@ -80,6 +92,10 @@ def tree(merges: Rows, tasks: Sequence[object], title: str) -> Markup | None:
     bottom = count * pitch
     body += [text(left, bottom + 14, "alike", "small"), text(left + width, bottom + 14, "different", "small", "end")]
     return picture(left + width + 6, bottom + 20, title, body, "tree")
+
+
+def _whole(row: object) -> bool:
+    return isinstance(row, list) and len(row) == 4 and all(finite(value) is not None for value in row)
 
 
 def _leaves(merges: Rows, count: int) -> list[int]:

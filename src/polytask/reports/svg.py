@@ -22,13 +22,14 @@ LINE_STYLES = 9
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a forest plot: a name, a gain in percent, its interval, its verdict."""
+    """One row of a forest plot: a name, a gain in percent, its interval, its verdict and a sign of doubt about it."""
 
     label: str
     percent: float | None
     low: float | None = None
     high: float | None = None
     verdict: str = ""
+    doubt: str = ""
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def _directions(zero: float, start: float, end: float) -> list[Markup]:
 
 
 def _wide_row(row: Row, y: float, end: float, size: int) -> list[Markup]:
-    words = f"{MARKS[row.verdict]} {row.verdict}" if row.verdict in MARKS else ""
+    words = f"{MARKS[row.verdict]} {row.verdict} {row.doubt}".rstrip() if row.verdict in MARKS else ""
     return [
         text(0, y + 19, fit(row.label, 12.8), "label", title=name(row.label, 300)),
         text(end + 16, y + 19, percent(row.percent, row.low, row.high), "value"),
@@ -144,7 +145,7 @@ def _narrow_row(row: Row, y: float, size: int) -> list[Markup]:
     return [
         text(0, y + 12, fit(row.label, 11.5), "label", title=name(row.label, 300)),
         text(size, y + 12, percent(row.percent, row.low, row.high), "value", "end"),
-        text(size, y + 27, f"{mark} {row.verdict}".strip(), f"word {CLASSES.get(row.verdict, '')}", "end"),
+        text(size, y + 27, f"{mark} {row.verdict} {row.doubt}".strip(), f"word {CLASSES.get(row.verdict, '')}", "end"),
     ]
 
 

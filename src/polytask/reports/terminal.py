@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from polytask.reports.reading import baseline, check, done, items, not_done, part, shown, verdict_of
-from polytask.reports.wording import MARKS, MISSING, name, number, percent, prose, share
+from polytask.reports.reading import baseline, check, done, doubt_of, items, not_done, part, shown, verdict_of
+from polytask.reports.wording import DOUBT, MARKS, MISSING, name, number, percent, prose, share
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -28,7 +28,7 @@ def verdict_table(study: Mapping[str, Any]) -> RenderableType:
     check(study)
     verdict = part(study, "verdict")
     headline = verdict.get("headline") or "This study came to no verdict."
-    parts: list[RenderableType] = [_tasks(study), _legend(), Text(), *_delta_lines(study), Text()]
+    parts: list[RenderableType] = [_tasks(study), _legend(study), Text(), *_delta_lines(study), Text()]
     parts.append(Text(prose(headline), style="bold"))
     parts.append(_reasons(items(verdict, "why")))
     failed = [name(arm, 40) for arm, record in not_done(study).items() if record.get("status") == "failed"]
@@ -68,7 +68,7 @@ def _gain(gain: Mapping[str, Any]) -> Text:
 
     verdict = verdict_of(gain)
     numbers = percent(gain.get("percent"), gain.get("low"), gain.get("high"))
-    return Text(f"{numbers} {MARKS[verdict]}", style=COLOURS[verdict]) if verdict else Text(numbers)
+    return Text(f"{numbers} {MARKS[verdict]}{doubt_of(gain)}", style=COLOURS[verdict]) if verdict else Text(numbers)
 
 
 def _reasons(reasons: Sequence[Any]) -> Table:
@@ -82,10 +82,13 @@ def _reasons(reasons: Sequence[Any]) -> Table:
     return grid
 
 
-def _legend() -> Text:
+def _legend(study: Mapping[str, Any]) -> Text:
     from rich.text import Text
 
-    return Text(" " + "   ".join(f"{mark} {verdict}" for verdict, mark in MARKS.items()), style="dim")
+    words = "   ".join(f"{mark} {verdict}" for verdict, mark in MARKS.items())
+    if any(doubt_of(gain) for gain in part(study, "arms", shown(study) or "", "gains").values()):
+        words += f"   {DOUBT} not after correction for many tasks"
+    return Text(f" {words}", style="dim")
 
 
 def _delta_lines(study: Mapping[str, Any]) -> list[Text]:

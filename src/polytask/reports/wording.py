@@ -11,11 +11,13 @@ MISSING = "–"
 MINUS = "\N{MINUS SIGN}"
 THIN = "\N{NARROW NO-BREAK SPACE}"
 VERDICTS = ("gains", "loses", "not enough evidence")
+DOUBT = "†"  # clear alone, not after the correction for many comparisons
 MARKS = {"gains": "▲", "loses": "▼", "not enough evidence": "○"}
 ROLES = {
     "baseline": "one network per task",
     "joint": "one shared network",
     "groups": "shared within groups",
+    "branched": "one network that branches",
     "reference": "outside reference",
 }
 
