@@ -8,7 +8,7 @@ import torch
 from polytask import Grouped, Task, UserError
 from polytask.names import registered
 from polytask.table import TableShape
-from polytask.table.recipe import SETTINGS, TRUNKS, TableRecipe, combine
+from polytask.table.recipe import SETTINGS, TRUNKS, TableRecipe, combine, fitted
 from polytask.trunks import METHODS
 
 TASKS = {"a": Task.regression("a"), "b": Task.classes("b", 3), "c": Task.ordinal("c", 4)}
@@ -66,3 +66,29 @@ def test_networks_of_different_sizes_become_one_model():
     for part in models:
         assert all(torch.equal(outputs[n], value) for n, value in part(x).items())
     assert combine(models[:1]) is models[0]
+
+
+def test_a_branched_trunk_takes_its_tree_from_the_settings():
+    tree = [[["a", "b", "c"]], [["a", "c"], ["b"]]]
+    recipe = RECIPE.with_settings({"trunk": "branched", "tree": tree, "depth": 2})
+    model = recipe(["a", "b", "c"])
+    assert model.trunk.tree == ((("a", "b", "c"),), (("a", "c"), ("b",)))
+    again = TableRecipe(TASKS, SHAPE).with_settings(json.loads(json.dumps(recipe.to_json())))(["a", "b", "c"])
+    again.load_state_dict(model.state_dict())
+    x = inputs()
+    assert all(torch.equal(model.eval()(x)[n], value) for n, value in again.eval()(x).items())
+    assert recipe(["b", "c"]).trunk.tree == ((("b", "c"),), (("c",), ("b",)))
+
+
+@pytest.mark.parametrize(("depth", "levels"), [(1, [0]), (2, [0, 1]), (3, [0, 0, 1]), (4, [0, 0, 1, 1])])
+def test_a_tree_is_fitted_to_the_hidden_layers(depth, levels):
+    tree = [[("a", "b")], [("a",), ("b",)]]
+    assert fitted(tree, depth, ["a", "b"]) == [tree[level] for level in levels]
+    recipe = RECIPE.with_settings({"trunk": "branched", "tree": tree, "depth": depth})
+    assert recipe(["a", "b"]).trunk.names == ("a", "b")
+
+
+def test_a_tree_that_is_none_is_refused():
+    meets_again = [[["a"], ["b"]], [["a", "b"]]]
+    with pytest.raises(UserError, match="not a tree"):
+        RECIPE.with_settings({"trunk": "branched", "tree": meets_again})(["a", "b"])

@@ -70,9 +70,9 @@ def told_by(seen: Watched, model: MultiTaskModel) -> tuple[list[Signal], dict[st
 
 
 def stage_cosines(halves: Sequence[HalfGramians], trunk: Trunk, names: Sequence[str]) -> Array:
-    """Cosines without noise, (L, T, T), of each hidden layer of a trunk, which is where tasks can part.
+    """Cosines without noise, (L, T, T), of each hidden layer of a table's trunk, which is where tasks can part.
 
-    What lies below the first hidden layer (embeddings) counts with it.
+    Its depth 0 is the stem (embeddings), which counts with the first hidden layer, as in a branched trunk.
     """
     depth_of = {id(module): depth for depth, level in enumerate(trunk.depths()) for part in level
                 for module in part.modules()}  # type: ignore[union-attr]  # fmt: skip
