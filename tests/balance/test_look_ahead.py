@@ -14,7 +14,7 @@ from polytask import (
     HardSharing,
     MultiTaskModel,
     PCGrad,
-    Plan,
+    Stage,
     Task,
     TensorSource,
     UncertaintyWeighting,
@@ -99,7 +99,8 @@ def trained(balancer):
     model = MultiTaskModel(HardSharing(body), {n: make_head(t, 16) for n, t in TASKS.items()})
     torch.manual_seed(1)
     source = data()
-    run = fit(model, TASKS, AllTasks(source, batch_size=32), source.batches(96), balancer=balancer, plan=Plan(epochs=4))
+    sampler = AllTasks(source, batch_size=32)
+    run = fit(model, TASKS, sampler, source.batches(96), balancer=balancer, plan=Stage(epochs=4))
     return model.state_dict(), run, torch.get_rng_state()
 
 
