@@ -1,6 +1,6 @@
-"""What the samplers do to small and large tasks, on molecules, sentences and images: the table of docs/sampling.md.
+"""What the samplers do to small and large tasks, on molecules and on sentences: the table of docs/sampling.md.
 
-    POLYTASK_DATA=../shared/data python -m benchmarks.sampling [molecules sentences images] [--seeds 3]
+    POLYTASK_DATA=../shared/data python -m benchmarks.sampling [molecules sentences] [--seeds 3]
 
 Every joint training has the same number of steps and rows a step, whatever is drawn; the best evaluation by the mean
 validation skill is kept. A task alone has the same steps of its own rows. Test rows, means over seeds.
@@ -228,40 +228,7 @@ def sentences(seed: int) -> Case:
     return Case(tasks, *sides, model=model, steps=1200, batch_size=32)
 
 
-# Images: 28,000 digits, and 464 photographs under a microscope (how were they taken?)
-
-
-def images(seed: int) -> Case:
-    with np.load(DATA / "vision_mnist" / "mnist.npz", allow_pickle=False) as found:
-        digits = {k: torch.from_numpy(found[k]) for k in ("train_x", "train_y", "test_x", "test_y")}
-    with np.load(DATA / "vision_nuclei" / "nuclei128.npz", allow_pickle=False) as found:
-        photos = torch.from_numpy(found["image"]).float().mean(-1, keepdim=False)[:, None] / 255
-        modality, split = torch.from_numpy(found["modality"]).float(), torch.from_numpy(found["split"])
-    photos = F.adaptive_avg_pool2d(photos, 28)
-    tasks = {"digit": Task.classes("digit", 10), "microscope": Task.classes("microscope", 3)}
-    x, y = digits["train_x"][:, None].float() / 255, digits["train_y"].float()
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
-    kept, held = order[:28_000], order[28_000:]
-    whole = digits["test_x"][:, None].float() / 255
-    digit = [TensorSource(a, {"digit": b})
-             for a, b in ((x[kept], y[kept]), (x[held], y[held]), (whole, digits["test_y"].float()))]  # fmt: skip
-    microscope = [TensorSource(photos[split == s], {"microscope": modality[split == s]}) for s in (0, 1, 2)]
-    sides = [{"digit": a, "microscope": b} for a, b in zip(digit, microscope, strict=True)]
-
-    def model(asked: list[str]) -> MultiTaskModel:
-        torch.manual_seed(seed)
-        body = nn.Sequential(
-            nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
-            nn.Linear(32 * 49, 64), nn.ReLU(),
-        )  # fmt: skip
-        body.out_features = 64
-        return MultiTaskModel(HardSharing(body), {name: make_head(tasks[name], 64) for name in asked})
-
-    return Case(tasks, *sides, model=model, steps=1200, batch_size=64)
-
-
-CASES: dict[str, Callable[[int], Case]] = {"molecules": molecules, "sentences": sentences, "images": images}
+CASES: dict[str, Callable[[int], Case]] = {"molecules": molecules, "sentences": sentences}
 EVALUATIONS = 12
 
 
@@ -326,14 +293,14 @@ def _cell(values: list[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("cases", nargs="*", default=list(CASES), choices=list(CASES))
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}; all by default")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--tables", action="store_true", help="print the tables of the last record, train nothing")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     records = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
     if not asked.tables:
-        for which in asked.cases:
+        for which in asked.cases or CASES:
             new = measure(which, asked.seeds)
             records = [r for r in records if r["case"] != which] + new
             RESULTS.write_text(json.dumps(records, indent=1) + "\n")

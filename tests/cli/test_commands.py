@@ -338,7 +338,7 @@ def test_fit_trains_saves_and_predicts(here: Path) -> None:
     again = run(*command)  # the same model again, over the old one
     assert again.exit_code == 0
     assert "epoch 0: validation skill" in again.stderr
-    assert "model: m" in again.stdout
+    assert "model:  m" in again.stdout
     assert run("predict", "m", "data.csv").exit_code == 0
 
 
