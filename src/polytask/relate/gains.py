@@ -129,11 +129,13 @@ def paired_interval(full: ArrayLike, deleted: ArrayLike, confidence: float = 0.9
         V_res   = residual mean square of psi / (SK)                expects                     residual/(SK)
 
     V_seed + max(0, V_block - V_res) is the variance of the mean, the residual counted once. The half width is
-    sqrt(t(S-1)^2 V_seed + t(K-1)^2 max(0, V_block - V_res)): each part brings the t quantile of its own degrees
-    of freedom (Banerjee, Sankhya 22, 1960). It is the t test over seeds where rows do not matter and the t test
-    over blocks where seeds do not, and misses at most about nominally in between; one quantile with pooled
-    Satterthwaite degrees of freedom misses up to 6 % at 3 seeds and 8 % at 2 where 5 % was promised. The price is
-    caution: 2 to 3 % where seeds and rows matter alike and seeds are few. Very skewed gains miss more (8 %).
+    sqrt(max(t(S-1)^2 V_seed, t((S-1)(K-1))^2 V_res) + t(K-1)^2 max(0, V_block - V_res)): each part brings the t
+    quantile of its own degrees of freedom (Banerjee, Sankhya 22, 1960), and seeds that agree by luck (two equal
+    accuracies on 300 rows) do not make an interval without width. It is the t test over seeds where rows do not
+    matter and the t test over blocks where seeds do not, and misses at most about nominally in between; one quantile
+    with pooled Satterthwaite degrees of freedom misses up to 6 % at 3 seeds and 8 % at 2 where 5 % was promised. The
+    price is caution where seeds are few: 2 to 3 % where seeds and rows matter alike, 1 to 2 % where neither does.
+    Very skewed gains miss more (8 %).
 
     One seed or one block says nothing of its variance, and a missing gain nothing at all: the limits are NaN.
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from polytask.relate.quantile import students_t_quantile
 from polytask.relate.spread import Spread
 
 POWER = 0.8
@@ -57,16 +56,14 @@ def needed(spread: Spread, effect: float, confidence: float = 0.95, power: float
 
 
 def _seeds(spread: Spread, effect: float, confidence: float, power: float) -> int | None:
-    one = spread.by_seed * spread.seeds
-
     def seen(seeds: int) -> bool:
-        return visible(Spread(seeds, spread.blocks, one / seeds, spread.by_block, 0.0), confidence, power) <= effect
+        fewer = spread.seeds / seeds
+        more = replace(spread, seeds=seeds, by_seed=spread.by_seed * fewer, residual=spread.residual * fewer)
+        return visible(more, confidence, power) <= effect
 
-    if seen(spread.seeds):
-        return spread.seeds
     low, high = spread.seeds, MOST_SEEDS
-    if not seen(high):
-        return None
+    if seen(low) or not seen(high):
+        return low if seen(low) else None
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if seen(middle) else (middle, high)
@@ -74,14 +71,18 @@ def _seeds(spread: Spread, effect: float, confidence: float, power: float) -> in
 
 
 def _rows(spread: Spread, effect: float, confidence: float, power: float) -> float | None:
-    """The number of blocks stays, each grows: variances of rows fall as 1 / rows, no quantile changes."""
-    tails = ((1 - confidence) / 2, 1 - power)
-    for_seeds, for_blocks = (
-        sum(students_t_quantile(tail, count - 1) for tail in tails) ** 2 for count in (spread.seeds, spread.blocks)
-    )
-    stays = for_seeds * (spread.by_seed - spread.residual)
-    shrinks = for_seeds * spread.residual + for_blocks * spread.by_block
-    if effect**2 <= stays:
-        return None
-    times = max(1.0, shrinks / (effect**2 - stays))
-    return times if math.isfinite(times) and times <= MOST_ROWS else None
+    """The number of blocks stays, each grows."""
+    stays = max(0.0, spread.by_seed - spread.residual)
+
+    def seen(times: float) -> bool:
+        by_seed = stays + (spread.by_seed - stays) / times
+        more = replace(spread, by_seed=by_seed, by_block=spread.by_block / times, residual=spread.residual / times)
+        return visible(more, confidence, power) <= effect
+
+    low, high = 1.0, MOST_ROWS
+    if seen(low) or not seen(high):
+        return low if seen(low) else None
+    while high > 1.0001 * low:
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if seen(middle) else (middle, high)
+    return high
