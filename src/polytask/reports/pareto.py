@@ -73,7 +73,7 @@ def pareto(study: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def scatter(points: Sequence[Point], key: str, size: int = 340) -> Markup:
     """Cost from left to right from 0, mean gain from bottom to top; a step line along the front."""
-    start, end, top, bottom = 46.0, size - 16.0, 14.0, HIGH
+    start, end, top, bottom = 54.0, size - 16.0, 14.0, HIGH
     low, high = gain_limits([Row("", p.gain, p.low, p.high) for p in points])
     most = max(p.cost for p in points) * 1.06 or 1.0
 
@@ -87,28 +87,36 @@ def scatter(points: Sequence[Point], key: str, size: int = 340) -> Markup:
         body.append(text(start - 6, y + 4, f"{value:g}".replace("-", MINUS) + " %", "small", "end"))
     for value in ticks(0, most, 4)[1:]:
         x = place(value, 0, most, start, end)
-        words = duration(value) if key == "train_seconds" else _short(value)
+        words = _time(value) if key == "train_seconds" else _short(value)
         body.append(text(x, bottom + 16, words, "small", "middle"))
-    best = [at(p) for p in front([p for p in points if p.kind != "reference"])]
+    best = front([p for p in points if p.kind != "reference"])
     if len(best) > 1:
-        steps = "".join(f"H{x:.1f}V{y:.1f}" for x, y in best[1:])
-        body.append(path(f"M{best[0][0]:.1f} {best[0][1]:.1f}{steps}", "line front"))
+        steps = "".join("H{:.1f}V{:.1f}".format(*at(point)) for point in best[1:])
+        body.append(path("M{:.1f} {:.1f}".format(*at(best[0])) + steps, "line front"))
     for point in points:
-        body += _mark(point, *at(point), (low, high), (bottom, top))
+        kind = "outside" if point.kind == "reference" else "best" if point in best else ""
+        body += _mark(point, kind, at(point), [place(v, low, high, bottom, top) for v in _reach(point)])
     title = f"Mean gain against {COSTS[key]}"
     return picture(size, bottom + 24, title, body, "pareto")
 
 
-def _mark(point: Point, x: float, y: float, limits: tuple[float, float], ends: tuple[float, float]) -> list[Markup]:
-    body = []
-    if point.low is not None and point.high is not None:
-        y1, y2 = (place(v, *limits, *ends) for v in (point.low, point.high))
-        body.append(segment(x, y1, x, y2, "interval unclear thin"))
-    outside = " outside" if point.kind == "reference" else ""
-    circle = Markup('<circle cx="{:.1f}" cy="{:.1f}" r="8.5" class="point{}"/>')
-    body.append(circle.format(x, y, outside))
-    body.append(text(x, y + 3.8, point.number, "tiny on", "middle", title=name(point.arm)))
+def _reach(point: Point) -> list[float]:
+    return [] if point.low is None or point.high is None else [point.low, point.high]
+
+
+def _mark(point: Point, kind: str, at: tuple[float, float], reach: Sequence[float]) -> list[Markup]:
+    (x, y), body = at, []
+    if reach:
+        body.append(segment(x, reach[0], x, reach[1], "interval unclear thin"))
+    circle = Markup('<circle cx="{:.1f}" cy="{:.1f}" r="8.5" class="point {}"/>')
+    body.append(circle.format(x, y, kind))
+    ink = "tiny in" if kind == "best" else "tiny on"
+    body.append(text(x, y + 3.8, point.number, ink, "middle", title=name(point.arm)))
     return body
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:g} s" if seconds < 120 else duration(seconds)
 
 
 def _short(value: float) -> str:

@@ -9,11 +9,12 @@ from markupsafe import Markup
 
 from polytask.reports.heat import runs, shade
 from polytask.reports.svg import path, picture, segment, text
-from polytask.reports.wording import MINUS, finite, fit, name
+from polytask.reports.wording import MINUS, finite, fit, name, width
 
 FULL = 0.62  # the cosine that `unit` is shaded like
 NUMBERS = 12  # tasks up to which a cell carries its number
 NAMES = 40  # tasks up to which a row carries its name
+FEW = 400.0  # narrower pictures would be blown up
 DARK = ("heat0", "heat1", "heat7", "heat8")  # shades on which ink is not seen
 
 Rows = Sequence[Sequence[Any]]
@@ -35,13 +36,14 @@ def square(
     """
     count = len(order)
     named = count <= NAMES
-    left, top = (150.0 if named else 24.0), 18.0
+    ems = min(9.2, max((width(name(task)) for task in tasks), default=0.0))
+    left, top = (40.0 + 13.8 * ems if named else 24.0), 18.0
     cell = min(40.0, 480.0 / max(count, 1))
     boxes: dict[str, list[str]] = {}
     body: list[Markup] = []
     for r, i in enumerate(order):
         if named:
-            words = f"{r + 1} {fit(tasks[i], (left - 30) / 13)}"
+            words = f"{r + 1} {fit(tasks[i], ems + 0.1)}"
             body.append(text(0, top + (r + 0.5) * cell + 4, words, "label", title=name(tasks[i])))
         if count <= NUMBERS or r % -(-count // NUMBERS) == 0:
             body.append(text(left + (r + 0.5) * cell, 12, r + 1, "tiny", "middle"))
@@ -57,7 +59,9 @@ def square(
                 body.append(text(*at, _in_cell(value, digits), ink, "middle"))
     cells = f"translate({left:g} {top:g}) scale({cell:.5g})"
     drawn = [path("".join(d), cls, cells) for cls, d in sorted(boxes.items())]
-    return picture(left + count * cell + 4, top + count * cell + 4, title, [*drawn, *body], "square")
+    across = left + count * cell + 4
+    kind = "square few" if across < FEW else "square"
+    return picture(max(FEW, across), top + count * cell + 4, title, [*drawn, *body], kind)
 
 
 def _in_cell(value: float, digits: int) -> str:
@@ -79,19 +83,19 @@ def tree(merges: Rows, tasks: Sequence[object], title: str) -> Markup | None:
     if count < 2 or len(merges) != count - 1 or not all(_whole(row) for row in merges):
         return None
     order = _leaves(merges, count)
-    left, pitch, width = 150.0, 22.0, 330.0
+    left, pitch, across = 150.0, 22.0, 330.0
     low, high = 0.0, max(float(row[2]) for row in merges) or 1.0
     places = {task: ((order.index(task) + 0.5) * pitch, left) for task in range(count)}
     body = [text(0, places[t][0] + 4, fit(tasks[t], (left - 10) / 13), "label", title=name(tasks[t]))
             for t in range(count)]  # fmt: skip
     for number, (first, second, height, _) in enumerate(merges):
-        x = left + 6 + (width - 6) * (float(height) - low) / (high - low)
+        x = left + 6 + (across - 6) * (float(height) - low) / (high - low)
         (y1, x1), (y2, x2) = places[int(first)], places[int(second)]
         body += [segment(x1, y1, x, y1, "tie"), segment(x2, y2, x, y2, "tie"), segment(x, y1, x, y2, "tie")]
         places[count + number] = ((y1 + y2) / 2, x)
     bottom = count * pitch
-    body += [text(left, bottom + 14, "alike", "small"), text(left + width, bottom + 14, "different", "small", "end")]
-    return picture(left + width + 6, bottom + 20, title, body, "tree")
+    body += [text(left, bottom + 14, "alike", "small"), text(left + across, bottom + 14, "different", "small", "end")]
+    return picture(left + across + 6, bottom + 20, title, body, "tree")
 
 
 def _whole(row: object) -> bool:
