@@ -105,6 +105,8 @@ def test_small_tasks(labels: int, gains: Any, answer: str) -> None:
         assert asked(unclear(made, "hard+equal", "b"), SMALL)[0] == "not clear", "after the correction"
         made["arms"]["hard+equal"]["gains"] = {}
         assert asked(made, SMALL)[0] == "not measured"
+    made["tasks"]["b"] = made["tasks"]["a"]
+    assert asked(made, SMALL) == ("no task is small", "All tasks have 1,800 labels to train.")
     two = joint(OPEN, UP, DOWN)
     two["tasks"] = {name: {"labelled": {"train": n}} for name, n in zip("abc", (1000, 100, 10), strict=True)}
     assert asked(two, SMALL)[0] == "b does, c loses"

@@ -254,4 +254,7 @@ def test_conflict_is_told() -> None:
     made = study(joint=(0.45, UP, [UP] * 3))
     rate = [[0, 0.1, 0.4], [0.1, 0, None], [0.4, None, 0]]
     made["arms"]["hard+equal"]["conflict"] = {"tasks": list("abc"), "rate": rate}
-    assert "The gradients of a and c opposed each other most often: in 40 % of steps." in text(recommend(made))
+    said = "The gradients of a and c opposed each other most often: in 40 % of steps."
+    assert said in text(recommend(made))
+    made["relatedness"] = {"signals": [{"name": "gradients", "matrix": rate, "p_value": rate}]}
+    assert said not in text(recommend(made)), "measured without noise, it is among the decisions"

@@ -130,6 +130,8 @@ def _small(study: Record, arms: Record, arm: Record) -> Answer:
     small = [name for name, count in labels.items() if SMALL * count <= labels[large]]
     if not small:
         fewest = min(labels, key=lambda name: labels[name])
+        if labels[fewest] == labels[large]:
+            return "no task is small", f"All tasks have {labels[large]:,.0f} labels to train."
         return "no task is small", (
             f"{fewest} has {labels[fewest]:,.0f} labels to train and {large} {labels[large]:,.0f}: less than "
             f"{SMALL} times as many."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from polytask.reports.reading import part
+from polytask.reports.reading import items, part
 from polytask.study.wording import (
     SHARING,
     Record,
@@ -11,6 +11,7 @@ from polytask.study.wording import (
     listed,
     pairs,
     percent,
+    signal,
     surely,
     tasks_that,
 )
@@ -26,7 +27,9 @@ def reasons(study: Record, arms: Record, chosen: str, together: str | None) -> l
     found += [_tasks_that(arm, "gains", "gain"), _tasks_that(arm, "loses", "lose (negative transfer)")]
     found += [_not_after_correction(arm, level), _open(arm), _alone(arm), _all_in_one(arms, chosen, together, level)]
     found += [_spared(arms, chosen), _cost(single, arm)]
-    found += [_conflict(arm) or _conflict(arms.get("hard+equal")), _outside(arms), _added(chosen, arm)]
+    if not items(signal(study, "gradients"), "p_value"):  # which is without noise, and among the decisions
+        found.append(_conflict(arm) or _conflict(arms.get("hard+equal")))
+    found += [_outside(arms), _added(chosen, arm)]
     found += [f"The arm '{name}' did not finish: {a['error']}" for name, a in study["arms"].items() if a["error"]]
     found.append(_power(study, arm))
     if arm["seeds"] < 3:
