@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from polytask.reports import write_report
+from polytask.reports import render_relatedness, write_report
 
 from . import examples
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium binary on the path")
 STUDIES = {"small": examples.small, "large": examples.large, "hostile": examples.hostile}
+RELATED = {"related": [f"sensor {i}" for i in range(12)], "related_hostile": examples.HOSTILE}
 WRAPPER = """<!doctype html><title>measure</title><body style="margin:0">
 <iframe id="page" src="{name}.html" style="width:{width}px;height:900px;border:0"></iframe>
 <script>addEventListener("load", () => {{
@@ -39,6 +40,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("site")
     for name, study in STUDIES.items():
         write_report(study(), made / f"{name}.html")
+    for name, tasks in RELATED.items():
+        about = {task: {"kind": task, "labelled": {"train": 100}} for task in tasks}
+        record = {"tasks": about, "advice": tasks, **examples.relatedness(tasks)}
+        (made / f"{name}.html").write_text(render_relatedness(record), encoding="utf-8")
+    for name in (*STUDIES, *RELATED):
         for width in (390, 1280):
             (made / f"{name}-{width}.html").write_text(WRAPPER.format(name=name, width=width))
     wide = '<!doctype html><script>"blocked"</script><div style="width:2000px">wide</div>'
@@ -83,7 +89,7 @@ def test_the_page_raises_no_console_message(name: str, folder: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", [*STUDIES, *RELATED])
 def test_nothing_sticks_out_of_the_page(name: str, width: int, site: str, tmp_path: Path) -> None:
     dom, _ = browse(f"{site}/{name}-{width}.html", tmp_path)
     needed, given = map(int, re.search(r"measured (\d+) of (\d+)", dom).groups())
