@@ -12,7 +12,7 @@ LEAST = 0.5  # percent; a smaller loss is not worth another arm
 MOST_CURES = 3
 SOFTER = ("crossstitch", "softsharing")
 MOST_SOFT = 12  # tasks; each has a network of its own there
-OTHERWISE = ("uncertainty", "dbmtl", "cagrad")
+OTHERWISE = ("uncertainty", "cagrad", "imtll")
 """Balancers that are tried, the first that is not among the arms."""
 
 
@@ -26,7 +26,7 @@ class Harm:
 
 
 def harmed(gains: Mapping[str, Gains], confidence: float) -> list[Harm]:
-    """Tasks that clearly lose on the validation rows however they share, those that lose most first.
+    """Tasks that clearly lose on the validation rows even where they lose least, those that lose most first.
 
     Args:
         gains: of each joint arm.
@@ -41,13 +41,13 @@ def harmed(gains: Mapping[str, Gains], confidence: float) -> list[Harm]:
         mine = {arm: of[task] for arm, of in gains.items() if task in of}
         best = max(mine, key=lambda arm: float(mine[arm].mean()))
         percent = float(mine[best].mean())
-        if percent <= -LEAST and all(clearly_below_zero(one, confidence) for one in mine.values()):
+        if percent <= -LEAST and clearly_below_zero(mine[best], confidence):
             found.append(Harm(task, best, percent))
     return sorted(found, key=lambda harm: harm.percent)
 
 
 def remedies(harms: Sequence[Harm], tasks: Sequence[str], arms: Sequence[Arm], tree: Tree) -> list[Arm]:
-    """Arms against these losses that are not there yet: left out, parted at some layer, softer, weighed otherwise.
+    """Arms against these losses that are not there yet: left out, parted at some layer, weighed otherwise, softer.
 
     Args:
         tree: from the gradients of the layers; empty where it is not known or does not part anything.
@@ -66,12 +66,12 @@ def remedies(harms: Sequence[Harm], tasks: Sequence[str], arms: Sequence[Arm], t
         found.append(groups_arm([rest, *([task] for task in lost)], "groups:apart", why=why))
     if tree:
         found.append(branched_arm(tree, tasks, why=because + "here the tasks part where the layers' gradients do."))
-    if not trunks & set(SOFTER) and len(tasks) <= MOST_SOFT:
-        soft = _joint(f"{SOFTER[0]}+equal", tasks)
-        found.append(replace(soft, why=because + "here every task has its own layers and takes from the others'."))
     other = next((word for word in OTHERWISE if word not in balancers), None)
     if other is not None:
         found.append(replace(_joint(f"hard+{other}", tasks), why=because + "here the losses are weighed otherwise."))
+    if not trunks & set(SOFTER) and len(tasks) <= MOST_SOFT:
+        soft = _joint(f"{SOFTER[0]}+equal", tasks)
+        found.append(replace(soft, why=because + "here every task has its own layers and takes from the others'."))
     there = {frozenset(arm.networks) for arm in arms}
     new = [replace(arm, cures=lost) for arm in found if frozenset(arm.networks) not in there]
     return new[:MOST_CURES]

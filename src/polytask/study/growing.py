@@ -152,10 +152,16 @@ class Grower:
 
     def cures(self, arms: Sequence[Arm], confidence: float) -> list[Arm]:
         """Arms against negative transfer, as far as the budget goes."""
+        learnt = [name for name in self.tasks if self._learnt(name)]
         joint = {arm.name: self._gains(arm.networks[0]) for arm in arms if arm.role == "joint"}
-        harms = cures.harmed({name: gains for name, gains in joint.items() if gains}, confidence)
-        found = cures.remedies(harms, self.tasks, arms, self.tree())
+        losses = {arm: {name: gains[name] for name in learnt if name in gains} for arm, gains in joint.items() if gains}
+        found = cures.remedies(cures.harmed(losses, confidence), self.tasks, arms, self.tree())
         return found[: self.trainer.left(found)]
+
+    def _learnt(self, name: str) -> bool:
+        """Whether a network of its own predicts the task better than a constant; else there is nothing to lose."""
+        skills = [record["honest_skill"][name] for record in self.trainer.records(single_network(name))]
+        return bool(skills) and float(np.mean(skills)) > 0
 
     def record(self) -> Spec:
         """`study["relatedness"]`."""
