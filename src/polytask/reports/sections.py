@@ -121,10 +121,10 @@ def gains(study: Study) -> dict[str, Any] | None:
     }
 
 
-def negative(study: Study) -> list[dict[str, Any]]:
-    """Who loses, each with its explanation."""
-    found = [part(one) for one in items(part(study, "verdict"), "negative")]
-    return [{"task": one.get("task"), "sentence": one.get("sentence")} for one in found if one.get("sentence")]
+def negative(study: Study) -> list[str]:
+    """Who loses and why, a few sentences each."""
+    found = (part(one).get("sentence") for one in items(part(study, "verdict"), "negative"))
+    return [str(sentence) for sentence in found if sentence]
 
 
 def experiments(study: Study) -> list[dict[str, Any]]:
