@@ -196,7 +196,7 @@ def curves(study: Study) -> dict[str, Any] | None:
     with_curves = {n: part(a, "curves") for n, a in done(study).items() if part(a, "curves")}
     if not with_curves:
         return None
-    pictures, most = [], 100 if len(part(study, "tasks")) <= 12 else 28
+    pictures, most = [], 100 if len(part(study, "tasks")) <= 12 else 20
     for task in part(study, "tasks"):
         lines = [
             svg.Line(n, items(c.get(task), "epoch"), items(c.get(task), "skill"), _best(c.get(task)), styles[n])
