@@ -99,6 +99,9 @@ def test_seeds_needed_by_brute_force():
         wanted = next(n for n in range(5, 999) if visible(Spread(n, 20, 0.25 * 5 / n, 0.0, 0.0)) <= effect)
         assert needed(SEEDS, effect) == Needed(wanted, None)
     assert needed(SEEDS, 5.0).seeds == 5, "seen already"
+    lucky = Spread(5, 20, 0.01, 0.0, 1.0)
+    wanted = next(n for n in range(5, 999) if visible(Spread(n, 20, 0.05 / n, 0.0, 5 / n)) <= 1.0)
+    assert needed(lucky, 1.0).seeds == wanted > 20
     assert needed(ROWS, 1.4).seeds is None, "more seeds do not help where rows are the matter"
 
 

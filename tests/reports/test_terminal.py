@@ -78,3 +78,13 @@ def test_missing_pieces_and_failed_arms() -> None:
     assert "–" in plain(study)
     with pytest.raises(UserError):
         verdict_table({})
+
+
+def test_what_is_clear_alone_only_is_marked() -> None:
+    study = examples.small()
+    text = plain(study)
+    assert "▼†" in text
+    assert "† not after correction for many tasks" in text
+    for gain in study["arms"]["hard+pcgrad"]["gains"].values():
+        gain["adjusted"] = gain["verdict"]
+    assert "†" not in plain(study)

@@ -178,7 +178,8 @@ def test_seeds() -> None:
     )
     power |= {"seeds": None, "rows": None}
     assert "To see 1 %" not in asked(made, SEEDS)[1]
-    power["percent"] = 0.9
+    power |= {"percent": 0.9, "seeds": 5, "rows": 1.0}
+    assert "To see 1 %" not in asked(made, SEEDS)[1], "it is seen already"
     assert asked(made, SEEDS)[0] == "yes: an effect of 1 % would show"
     made["arms"]["hard+equal"]["delta_m"] |= {"verdict": "loses"}
     assert asked(made, SEEDS)[0] == "yes, for the mean over tasks"

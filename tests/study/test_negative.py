@@ -73,7 +73,11 @@ def test_measured_pairs_come_before_gradients() -> None:
     assert "Trained with c alone it changes by -2.5 % (validation rows), the worst of its pairs." in found["sentence"]
     for row in pairs:
         row[1] = 1.0
-    assert explained(made)["with"] == "a", "no pair harms it, so the gradients are asked"
+    found = explained(made)
+    assert found["with"] == "a"
+    assert "Its gradients oppose those of a" in found["sentence"], "no pair harms it, so the gradients are asked"
+    made["relatedness"]["signals"][0]["matrix"] = [[1, 0.3, 0], [0.3, 1, 0], [0, 0, 1]]
+    assert explained(made)["with"] is None, "nobody opposes it"
 
 
 def test_bare_gradients_are_the_last_resort() -> None:
