@@ -125,7 +125,9 @@ def correlations(record: dict[str, Any]) -> dict[str, float]:
     off = ~np.eye(gains.shape[1], dtype=bool)
     mean = gains.mean(0)
     found = {}
-    for name, matrix in record["signals"].items():
+    signals = dict(record["signals"])
+    signals["look-ahead, either sign"] = np.abs(np.array(signals["look-ahead"], dtype=float))
+    for name, matrix in signals.items():
         values = np.array(matrix, dtype=float)
         known = off & ~np.isnan(values) & ~np.isnan(mean)
         varied = known.sum() > 3 and len(np.unique(values[known])) > 1

@@ -24,6 +24,7 @@ import torch
 from benchmarks import planted
 from polytask import AllTasks, Stage, fit, relate
 from polytask.affinity import watch
+from polytask.relate.affinity import mean_over_steps
 from polytask.relate.stability import adjusted_rand
 from polytask.study.signals import signals_before
 from polytask.table.prepare import Prepared, prepare
@@ -70,8 +71,9 @@ def signals_during(data: Prepared, seed: int) -> tuple[dict[str, np.ndarray], fl
     raw = [_raw_cosine(found.whole()) for found in seen.halves.values()]
     matrices = {
         "look-ahead": seen.affinity(),
+        "look-ahead, either sign": np.abs(seen.affinity()),
         "gradient cosine": np.nanmean(raw, axis=0),
-        "cosine without noise": np.nanmean(np.clip(noises, -1.5, 1.5), axis=0),
+        "cosine without noise": np.asarray(mean_over_steps(np.clip(noises, -1, 1))),
     }
     return matrices, watched, plain
 
