@@ -9,6 +9,7 @@ from polytask.study.negative import negative_transfer
 from polytask.study.reasons import reasons
 from polytask.study.wording import SHARING, Record, grouped, listed, losers, percent, plain_joint, surely
 
+FEWEST = 2  # tasks that must be clear where the mean is not
 NOTHING = "Nothing was learned: on the validation rows no network predicts better than a constant, shared or not."
 
 
@@ -52,13 +53,13 @@ def _together(arms: Record) -> str | None:
 def _decide(arm: Record) -> str:
     """What the gains of an arm say: its kind of sharing, none or unclear.
 
-    The mean decides: it is one test. Where its interval spans zero, the tasks do, if those that show anything after the
-    correction for many comparisons agree: of forty tasks without any effect, one is expected to "gain", one to "lose".
+    The mean decides: it is one test. Where its interval spans zero, the tasks do, if two or more show something after
+    the correction for many comparisons and all those agree: one task cannot speak for the others.
     """
     says = (arm["delta_m"] or {}).get("verdict")
     if says not in ("gains", "loses"):
         clear = [verdict for verdict in ("gains", "loses") if surely(arm, verdict)]
-        if len(clear) != 1:
+        if len(clear) != 1 or len(surely(arm, clear[0])) < FEWEST:
             return "unclear"
         says = clear[0]
     if says == "loses":
