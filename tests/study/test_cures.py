@@ -36,7 +36,7 @@ def test_only_who_loses_clearly_even_where_it_loses_least_is_harmed() -> None:
     [
         (LOST, True),
         (-LOST, False),
-        ([[-9.0, -9.0], [1.0, 1.0], [-1.0, -1.0]], False),  # seeds disagree
+        ([[-5.0, -5.0], [0.5, 0.5], [-1.0, -1.0]], False),  # seeds disagree
         ([[-9.0, 1.0], [-9.1, 1.0], [-9.2, 1.0]], False),  # rows disagree
         ([[-9.0]], False),  # one seed says nothing
         ([[-9.0], [np.nan]], False),
@@ -70,6 +70,8 @@ def test_limits() -> None:
     found = remedies(harms, TASKS, arms("hard+equal"), TREE)
     assert "groups:apart" not in [arm.name for arm in found], "one task that is left over is the baseline"
     assert len(found) <= MOST_CURES
+    everybody = harmed({"hard+equal": dict.fromkeys(TASKS, LOST)}, 0.95)
+    assert all(arm.networks and all(n.tasks for n in arm.networks) for arm in remedies(everybody, TASKS, [], TREE))
     assert remedies([], TASKS, arms("hard+equal"), TREE) == []
     many = [f"t{place}" for place in range(MOST_SOFT + 1)]
     one = harmed({"hard+equal": {"t0": LOST}}, 0.95)

@@ -75,12 +75,13 @@ def test_a_layer_belongs_to_its_stage() -> None:
     encoder = torch.nn.ModuleList([torch.nn.Linear(2, 2), torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)])
     trunk = HardSharing(torch.nn.Sequential(*encoder), 2)
     rng = np.random.default_rng(0)
-    halves = rng.normal(size=(5, 3, 4, 7))
+    halves = np.repeat(rng.normal(size=(5, 3, 2, 7)), 2, axis=2) + 0.3 * rng.normal(size=(5, 3, 4, 7))
     grams = halves @ halves.transpose(0, 1, 3, 2)
     layers = tuple(f"trunk.encoder.{place}" for place in range(3))
     found = stage_cosines([HalfGramians(("a", "b"), layers, grams)], trunk, ("a", "b"))
     assert found.shape == (2, 2, 2)
     np.testing.assert_allclose(found[0], noise_baseline(grams[:, 0] + grams[:, 1]).cosine)
+    assert np.isfinite(found).all()
     np.testing.assert_allclose(found[1], noise_baseline(grams[:, 2]).cosine)
 
 
