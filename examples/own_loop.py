@@ -1,6 +1,6 @@
 """Balancing in one's own PyTorch loop: one line changes.
 
-    python examples/own_loop.py
+python examples/own_loop.py
 """
 
 import torch

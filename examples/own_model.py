@@ -1,6 +1,6 @@
 """A model of one's own on polytask's loop: any encoder, partial labels, best weights kept.
 
-    python examples/own_model.py
+python examples/own_model.py
 """
 
 import torch

@@ -24,9 +24,9 @@ def table() -> pd.DataFrame:
     frame["maybe"] = rng.choice(np.array([True, False, None], dtype=object), N)
     frame["cat"] = rng.choice(["a", "b", "c", "d"], N, p=[0.1, 0.5, 0.3, 0.1])
     frame["level"] = pd.Categorical(rng.choice(["lo", "mid", "hi"], N), ["lo", "mid", "hi"], ordered=True)
-    frame["day"] = (
-        pd.to_datetime("2004-01-01") + pd.to_timedelta(rng.integers(0, 900, N), unit="D")
-    ).strftime("%d/%m/%Y")
+    frame["day"] = (pd.to_datetime("2004-01-01") + pd.to_timedelta(rng.integers(0, 900, N), unit="D")).strftime(
+        "%d/%m/%Y"
+    )
     frame["clock"] = rng.choice(["18.00.00", "19.30.00", "02.15.00", None], N)
     frame["price"] = np.where(rng.random(N) < 0.1, np.nan, rng.normal(100, 20, N))
     frame["buy"] = rng.choice(np.array(["yes", "no", None], dtype=object), N)
@@ -41,9 +41,7 @@ SCHEMA = infer_schema(FRAME, TARGETS)
 FITTED = Preprocessor.fit(FRAME[:200], SCHEMA)
 
 
-def fit(
-    column: object, kind: str | None = None, train: int | None = None
-) -> tuple[Preprocessor, pd.DataFrame]:
+def fit(column: object, kind: str | None = None, train: int | None = None) -> tuple[Preprocessor, pd.DataFrame]:
     rows = len(column)  # type: ignore[arg-type]
     frame = pd.DataFrame({"x": column, "spare": np.arange(rows) % 7 * 0.5, "y": np.arange(rows) % 5 * 1.5})
     schema = infer_schema(frame, {"y": "regression"}, kinds={"x": kind} if kind else None)
@@ -170,9 +168,7 @@ def test_counts_are_logarithms() -> None:
     column = np.floor(np.random.default_rng(0).exponential(6, 100))
     fitted, frame = fit(column, "count")
     logs = np.log1p(column)
-    np.testing.assert_allclose(
-        fitted.inputs(frame)["numeric"][:, 0], (logs - logs.mean()) / logs.std(), rtol=1e-5
-    )
+    np.testing.assert_allclose(fitted.inputs(frame)["numeric"][:, 0], (logs - logs.mean()) / logs.std(), rtol=1e-5)
 
 
 def test_flags() -> None:
@@ -183,23 +179,17 @@ def test_flags() -> None:
     fitted, _ = fit([0, 1] * 10)
     assert fitted.inputs(pd.DataFrame({"x": [True, False], "spare": 1.0}))["numeric"][:, 0].tolist() == [1, 0]
     fitted, _ = fit(["no", "yes"] * 10)
-    assert fitted.inputs(pd.DataFrame({"x": ["yes", "no", "new"], "spare": 1.0}))["numeric"][
-        :, 0
-    ].tolist() == [1, 0, 0]
+    assert fitted.inputs(pd.DataFrame({"x": ["yes", "no", "new"], "spare": 1.0}))["numeric"][:, 0].tolist() == [1, 0, 0]
 
 
 def test_categories_by_frequency() -> None:
     fitted, frame = fit(["b"] * 5 + ["a"] * 5 + ["c"] * 6 + [None])
-    assert fitted.inputs(frame)["categorical"][:, 0].tolist() == [3] * 0 + [3 - 0] * 5 + [2] * 5 + [1] * 6 + [
-        0
-    ]
+    assert fitted.inputs(frame)["categorical"][:, 0].tolist() == [3] * 0 + [3 - 0] * 5 + [2] * 5 + [1] * 6 + [0]
     assert fitted.inputs(pd.DataFrame({"x": ["new"], "spare": [1.0]}))["categorical"].tolist() == [[0]]
     assert fitted.shape.cardinalities == (4,)
 
 
-@pytest.mark.parametrize(
-    "cells", [[3, 4, 5], [3.0, 4.0, 5.0], ["3", "4", "5"], ["3.0", " 4", "5"], [3, 4.0, "5"]]
-)
+@pytest.mark.parametrize("cells", [[3, 4, 5], [3.0, 4.0, 5.0], ["3", "4", "5"], ["3.0", " 4", "5"], [3, 4.0, "5"]])
 def test_categories_are_the_same_from_any_file(cells: list[object]) -> None:
     fitted, _ = fit([3, 4, 4, 5, 5, 5] * 3, "categorical")
     frame = pd.DataFrame({"x": pd.Series(cells, dtype=object).infer_objects(), "spare": 1.0})
@@ -273,9 +263,7 @@ def test_edges() -> None:
 
 def test_targets() -> None:
     labels = FITTED.targets(FRAME)
-    assert {name: array.dtype for name, array in labels.items()} == dict.fromkeys(
-        TARGETS, np.dtype(np.float32)
-    )
+    assert {name: array.dtype for name, array in labels.items()} == dict.fromkeys(TARGETS, np.dtype(np.float32))
     np.testing.assert_array_equal(labels["price"], FRAME["price"].to_numpy(np.float32))
     codes = {"no": 0.0, "yes": 1.0}
     np.testing.assert_array_equal(labels["buy"], [codes.get(value, np.nan) for value in FRAME["buy"]])
@@ -332,9 +320,7 @@ def test_wrong_types_are_named_all_at_once() -> None:
 
 
 def test_unknown_classes_and_texts_in_targets() -> None:
-    with pytest.raises(
-        UserError, match=r"target 'kind' has no class for row 1: 'z'.*its classes are 'u', 'v', 'w'"
-    ):
+    with pytest.raises(UserError, match=r"target 'kind' has no class for row 1: 'z'.*its classes are 'u', 'v', 'w'"):
         FITTED.targets(FRAME[:1].assign(kind="z"))
     with pytest.raises(UserError, match="target 'price' takes numbers, but holds row 1: 'dear'"):
         FITTED.targets(FRAME[:1].assign(price="dear"))

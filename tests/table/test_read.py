@@ -100,9 +100,7 @@ def test_folder_suffix_and_empty(tmp_path: Path) -> None:
 
 
 def test_not_utf8_names_byte_line_and_remedy(tmp_path: Path) -> None:
-    refuses(
-        write(tmp_path, "a,b\n1,x\n2,Müller\n".encode("latin1")), "byte 11 (line 3) is 0xfc", "UTF-8", "iconv"
-    )
+    refuses(write(tmp_path, "a,b\n1,x\n2,Müller\n".encode("latin1")), "byte 11 (line 3) is 0xfc", "UTF-8", "iconv")
     refuses(write(tmp_path, b"a,b\n1,\x002\n", "z.csv"), "line 2 holds a zero byte")
     refuses(write(tmp_path, b"\x1f\x8b broken", "t.csv.gz"), "not a complete gzip file")
 
@@ -141,9 +139,7 @@ def test_unnamed_columns(tmp_path: Path) -> None:
 
 
 def test_parquet(tmp_path: Path) -> None:
-    frame = pd.DataFrame(
-        {"a": [1.5, None], "s": ["x", None], "d": pd.to_datetime(["2020-01-01", "2021-01-01"])}
-    )
+    frame = pd.DataFrame({"a": [1.5, None], "s": ["x", None], "d": pd.to_datetime(["2020-01-01", "2021-01-01"])})
     frame.index = pd.Index(["r1", "r2"])
     frame.to_parquet(tmp_path / "t.parquet")
     got = read_table(tmp_path / "t.parquet")

@@ -375,9 +375,7 @@ def test_a_perfect_match_on_few_rows_may_be_chance() -> None:
     frame = pd.DataFrame({"few": NOISE, "pair": [f"p{i // 2}" for i in range(N)], "other": NOISE[::-1]})
     frame["rare"] = np.sort(NOISE)[-3] <= NOISE
     frame["pairs"] = place // 2 % 2
-    assert "away" not in messages(
-        infer_schema(frame, {"rare": None, "pairs": None}, kinds={"pair": "categorical"})
-    )
+    assert "away" not in messages(infer_schema(frame, {"rare": None, "pairs": None}, kinds={"pair": "categorical"}))
 
 
 def test_a_leak_is_seen_through_sparse_labels() -> None:
@@ -387,9 +385,7 @@ def test_a_leak_is_seen_through_sparse_labels() -> None:
 
 
 def test_targets_that_are_copies() -> None:
-    frame = pd.DataFrame(
-        {"x": NOISE[::-1], "a": NOISE, "b": NOISE * 2, "c": LABELS, "d": 1 - LABELS, "e": NOISE > 0}
-    )
+    frame = pd.DataFrame({"x": NOISE[::-1], "a": NOISE, "b": NOISE * 2, "c": LABELS, "d": 1 - LABELS, "e": NOISE > 0})
     found = messages(infer_schema(frame, dict.fromkeys("abcde")))
     assert found.count("are copies") == 2
     assert "targets 'a' and 'b' are copies" in found

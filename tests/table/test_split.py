@@ -23,9 +23,7 @@ def table(rows: int = 400, seed: int = 0) -> pd.DataFrame:
     return frame
 
 
-def split_of(
-    frame: pd.DataFrame, targets: tuple[str, ...] = ("y", "r"), seed: int = 0, **given: object
-) -> Split:
+def split_of(frame: pd.DataFrame, targets: tuple[str, ...] = ("y", "r"), seed: int = 0, **given: object) -> Split:
     options = {key: given.pop(key) for key in ("fractions", "holdout") if key in given}
     schema = infer_schema(frame, dict.fromkeys(targets), **given)  # type: ignore[arg-type]
     return split_rows(frame, schema, seed=seed, **options)  # type: ignore[arg-type]
@@ -61,9 +59,7 @@ def test_random_split_is_stratified_and_deterministic() -> None:
     assert not np.array_equal(split.train, other.train)
     for side, share in zip((split.train, split.valid, split.test), SHARES, strict=True):
         for name in ("y", "r"):
-            assert frame[name].iloc[side].notna().sum() / frame[name].notna().sum() == pytest.approx(
-                share, abs=0.02
-            )
+            assert frame[name].iloc[side].notna().sum() / frame[name].notna().sum() == pytest.approx(share, abs=0.02)
         assert frame["y"].iloc[side].sum() / frame["y"].sum() == pytest.approx(share, abs=0.02)
     assert split.blocks.max() == 19
     assert np.ptp(np.bincount(split.blocks)) <= 1
@@ -75,9 +71,7 @@ def label_error(sides: np.ndarray, labels: np.ndarray) -> float:
     errors = []
     for column in labels.T:
         for mark in (~np.isnan(column), column == 1):
-            errors += [
-                abs((mark & (sides == s)).sum() / mark.sum() - share) for s, share in enumerate(SHARES)
-            ]
+            errors += [abs((mark & (sides == s)).sum() / mark.sum() - share) for s, share in enumerate(SHARES)]
     return float(np.mean(errors))
 
 
@@ -177,9 +171,7 @@ def test_groups_never_cross(seed: int) -> None:
     assert not sides[0] & sides[1]
     assert not sides[0] & sides[2]
     assert not sides[1] & sides[2]
-    assert len(split.train) / (len(split.train) + len(split.valid) + len(split.test)) == pytest.approx(
-        0.6, abs=0.08
-    )
+    assert len(split.train) / (len(split.train) + len(split.valid) + len(split.test)) == pytest.approx(0.6, abs=0.08)
     blocks = frame.iloc[split.test].groupby("g")["x"].size()
     assert sorted(np.bincount(split.blocks)) == sorted(blocks)
     assert pd.Series(split.blocks).groupby(frame["g"].iloc[split.test].to_numpy()).nunique().max() == 1
@@ -220,18 +212,14 @@ def test_group_errors() -> None:
 @pytest.mark.parametrize("text", [False, True])
 def test_time_split(text: bool) -> None:
     frame = table()
-    days = pd.to_datetime("2004-01-01") + pd.to_timedelta(
-        np.random.default_rng(0).permutation(400) // 7, unit="D"
-    )
+    days = pd.to_datetime("2004-01-01") + pd.to_timedelta(np.random.default_rng(0).permutation(400) // 7, unit="D")
     frame["t"] = days.strftime("%d/%m/%Y") if text else days
     split = split_of(frame, time="t")
     check(split, frame)
     assert split.by == "time column 't'"
     assert days[split.train].max() < days[split.valid].min()
     assert days[split.valid].max() < days[split.test].min()
-    assert len(split.train) == pytest.approx(
-        0.6 * (len(split.train) + len(split.valid) + len(split.test)), abs=7
-    )
+    assert len(split.train) == pytest.approx(0.6 * (len(split.train) + len(split.valid) + len(split.test)), abs=7)
     assert split.blocks.max() == 19
     assert np.all(np.diff(split.blocks[np.argsort(days[split.test], kind="stable")]) >= 0)
 
@@ -270,9 +258,7 @@ def test_holdout() -> None:
 def test_fractions() -> None:
     frame = table()
     split = split_of(frame, fractions=(0.2, 0.2, 0.6))
-    assert len(split.test) / (len(split.train) + len(split.valid) + len(split.test)) == pytest.approx(
-        0.6, abs=0.03
-    )
+    assert len(split.test) / (len(split.train) + len(split.valid) + len(split.test)) == pytest.approx(0.6, abs=0.03)
     for wrong in ((0.5, 0.2, 0.2), (0.8, 0.2, 0.0), (0.5, 0.5)):
         refuses(frame, "three positive numbers that sum to 1", fractions=wrong)
 

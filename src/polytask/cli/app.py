@@ -73,9 +73,15 @@ def study(
     class_weights: ClassWeights = None,
     focal: Focal = None,
     config: Config = None,
-    arms: Annotated[str | None, typer.Option(help="For example single,hard+pcgrad,mmoe+equal,groups,trees.")] = None,
+    arms: Annotated[
+        str | None, typer.Option(help="For example single,hard+pcgrad,groups,groups:features,branched,trees.")
+    ] = None,
     seeds: Annotated[int | None, typer.Option(help="Compared runs per network (default 5).")] = None,
     trials: Annotated[int | None, typer.Option(help="Settings tried per network, 1 to 4 (default 2).")] = None,
+    models: Annotated[int | None, typer.Option(help="At most so many networks in proposed groups.")] = None,
+    cures: Annotated[
+        bool | None, typer.Option("--cures/--no-cures", help="Try cures where a task loses by sharing (default: yes).")
+    ] = None,
     budget: Annotated[str | None, typer.Option(help="About how long it may take: 90s, 2m, 1.5h.")] = None,
     out: Annotated[str | None, typer.Option(help="Output folder (default polytask-study).")] = None,
     seed: Seed = None,
