@@ -1,6 +1,6 @@
 """How often each signal finds planted groups, and at what cost: the curves of docs/relatedness.md.
 
-    python -m benchmarks.relatedness [--seeds 3] [--tables]
+    python -m benchmarks.relatedness [--seeds 3] [--rows 200 1000] [--tables] [--figure FILE.svg]
 
 Twelve tasks in three hidden groups (`benchmarks.planted`), three sizes, three levels of noise. A signal proposes groups
 by `relate.groups_from_affinity` with its mean as the threshold, without being told how many groups there are; the
@@ -120,15 +120,41 @@ def tables(records: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def figure(records: list[dict[str, Any]], target: Path) -> None:
+    """The same as curves: one panel for each kind and size, one line for each signal."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    import matplotlib.pyplot as plt
+
+    mpl.rcParams["svg.hashsalt"] = "polytask"
+    panels = list(dict.fromkeys((r["kind"], r["rows"]) for r in records))
+    drawn, axes = plt.subplots(1, len(panels), figsize=(3.1 * len(panels), 3.2), sharey=True, layout="constrained")
+    for axis, (kind, rows) in zip(axes, panels, strict=True):
+        mine = [r for r in records if (r["kind"], r["rows"]) == (kind, rows)]
+        noises = sorted({r["noise"] for r in mine})
+        for number, signal in enumerate(mine[0]["scores"]):
+            means = [statistics.mean(r["scores"][signal]["ari"] for r in mine if r["noise"] == n) for n in noises]
+            axis.plot(noises, means, marker="osD^vxP"[number], label=signal, linewidth=1.4, markersize=4)
+        axis.axhline(0, color="0.6", linewidth=0.8)
+        axis.set(title=f"{kind}, {rows} rows", xlabel="noise (signal: 1)", ylim=(-0.15, 1.05))
+    axes[0].set_ylabel("adjusted Rand index")
+    drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    drawn.savefig(target, metadata={"Date": None})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", type=int, nargs="*", default=list(planted.ROWS))
+    parser.add_argument("--figure", type=Path, help="draw the last record into this SVG file, measure nothing")
     parser.add_argument("--tables", action="store_true", help="print the tables of the last record, measure nothing")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     records = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
-    if not asked.tables:
+    if asked.figure:
+        figure(records, asked.figure)
+    elif not asked.tables:
         records = []
         for seed in range(asked.seeds):
             for kind in ("linear", "nonlinear"):

@@ -165,7 +165,7 @@ def spearman(x: ArrayLike, y: ArrayLike) -> float:
     >>> round(spearman([1.0, 2.0, 2.0, 5.0], [1.0, 4.0, 3.0, 9.0]), 6)
     0.948683
     """
-    a, b = (_ranks(column) for column in complete(x, y))
+    a, b = (ranks(column) for column in complete(x, y))
     if len(a) == 0:
         return math.nan
     a, b = a - a.mean(), b - b.mean()
@@ -173,7 +173,12 @@ def spearman(x: ArrayLike, y: ArrayLike) -> float:
     return float(np.clip(a @ b / size, -1, 1)) if size > 0 else math.nan
 
 
-def _ranks(values: Array) -> Array:
+def ranks(values: Array) -> Array:
+    """Mean ranks of a column without missing values: 0.5, 1.5, ...; equal values share the mean of theirs.
+
+    >>> ranks(np.array([5.0, 1.0, 5.0])).tolist()
+    [2.0, 0.5, 2.0]
+    """
     ordered = np.sort(values)
     both = np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")
     return np.asarray(0.5 * both)

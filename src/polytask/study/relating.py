@@ -82,7 +82,8 @@ def advice(record: dict[str, Any]) -> list[str]:
     names, signals = list(record["tasks"]), {signal["name"]: signal for signal in record["signals"]}
     said = [_groups_said(record)]
     said.append(_extremes(signals[record["main"]], names))
-    said.append(_labels(signals["labels"], names))
+    if "labels" in signals:
+        said.append(_labels(signals["labels"], names))
     if "gradients" in signals:
         said.append(_conflicts(signals["gradients"], names))
     said.append(_few(record))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from polytask import relate
-from polytask.relate.conditional import quantile_residuals, residual_correlation, spearman
+from polytask.relate.conditional import quantile_residuals, ranks, residual_correlation
 from polytask.relate.independence import dependence, label_overlap
 from polytask.relate.information import Kind, information_correlation
 from polytask.relate.leave_one_out import Ridge, ridge
@@ -25,6 +24,7 @@ MOST_ROWS, MANY_COLUMNS, FEWER_ROWS = 2000, 300, 1000  # of the quick models, wh
 FEWEST_ROWS = 30  # with labels of both tasks; below it a correlation says nothing
 BINS, MOST_CODES = 6, 30
 PERMUTATIONS = 200
+MANY_TASKS = 60
 
 
 @dataclass(frozen=True)
@@ -75,32 +75,30 @@ def signals_before(train: TensorSource, tasks: Mapping[str, Task], shape: TableS
         train: the training rows of a table, with all targets.
         shape: of the table's arrays.
         seed: of the rows that are looked at, where there are more than two thousand.
+
+    Of more than sixty tasks only rows and features: what is told of labels and residuals takes a time for each pair.
     """
     rows = _chosen(train, shape, seed)
     some = train.take(rows)
     labels = np.column_stack([some.targets[name].double().numpy() for name in tasks])
-    kinds: list[Kind] = ["discrete" if task.labels is not None else "continuous" for task in tasks.values()]
     shares = label_overlap(np.column_stack([train.targets[name].double().numpy() for name in tasks])).astype(np.float64)
-    found = dependence(labels, kinds, permutations=PERMUTATIONS, seed=seed)
     features = table_features(some.inputs, shape)
     quick = [_Quick.fit(features, labels[:, t], task) for t, task in enumerate(tasks.values())]
-    return [
-        Signal("rows", "Training rows that have the labels of both tasks.", shares),
-        Signal(
-            "labels",
-            "Mutual information of the labels, as the correlation that two normal variables with this information "
-            "have: 0 nothing in common, 1 the same. It is blind to labels that are alike only through hard features.",
-            information_correlation(found.estimate),
-            p_value=found.p_value,
-        ),
-        Signal(
-            "features",
-            "Rank correlation of what quick models of each task predict, in absolute value: 1 means that the same "
-            "features matter in the same way, which is what a shared trunk learns.",
-            _agreement(quick),
-        ),
-        _residual_signal(quick),
-    ]
+    found = [Signal("rows", "Training rows that have the labels of both tasks.", shares), _feature_signal(quick)]
+    if len(tasks) <= MANY_TASKS:  # these two cost milliseconds a pair
+        found[1:1] = [_label_signal(labels, list(tasks.values()), seed)]
+        found.append(_residual_signal(quick))
+    return found
+
+
+def _label_signal(labels: Array, tasks: Sequence[Task], seed: int) -> Signal:
+    kinds: list[Kind] = ["discrete" if task.labels is not None else "continuous" for task in tasks]
+    found = dependence(labels, kinds, permutations=PERMUTATIONS, seed=seed)
+    words = (
+        "Mutual information of the labels, as the correlation that two normal variables with this information have: "
+        "0 nothing in common, 1 the same. It is blind to labels that are alike only through hard features."
+    )
+    return Signal("labels", words, information_correlation(found.estimate), p_value=found.p_value)
 
 
 def _chosen(train: TensorSource, shape: TableShape, seed: int) -> torch.Tensor:
@@ -160,15 +158,22 @@ def _residuals(model: Ridge, labels: Array, known: NDArray[np.bool_], classes: i
     return quantile_residuals(labels, shares, seed=sum(name.encode()) + len(name))  # other draws for other tasks
 
 
-def _agreement(quick: list[_Quick]) -> Array:
+def _feature_signal(quick: Sequence[_Quick]) -> Signal:
     """For several classes, the best agreement of any class of one with any of the other."""
-    matrix = np.full((len(quick), len(quick)), np.nan)
-    for i, first in enumerate(quick):
-        for j, second in enumerate(quick[:i]):
-            if first.predictions is not None and second.predictions is not None:
-                values = [abs(spearman(a, b)) for a in first.predictions.T for b in second.predictions.T]
-                matrix[i, j] = matrix[j, i] = max((v for v in values if not np.isnan(v)), default=np.nan)
-    return matrix
+    known = [(task, column) for task, one in enumerate(quick) if one.predictions is not None
+             for column in one.predictions.T if column.std() > 0]  # fmt: skip
+    matrix = np.full((len(quick), len(quick)), -1.0)
+    if known:
+        owners = np.array([task for task, _ in known])
+        found = np.abs(np.atleast_2d(np.corrcoef([ranks(column) for _, column in known])))
+        np.maximum.at(matrix, (owners[:, None], owners[None]), found)
+    matrix = np.where(matrix < 0, np.nan, np.minimum(matrix, 1.0))
+    np.fill_diagonal(matrix, np.nan)
+    words = (
+        "Rank correlation of what quick models of each task predict, in absolute value: 1 means that the same features "
+        "matter in the same way, which is what a shared trunk learns."
+    )
+    return Signal("features", words, matrix)
 
 
 def _residual_signal(quick: list[_Quick]) -> Signal:
@@ -185,9 +190,3 @@ def _residual_signal(quick: list[_Quick]) -> Signal:
     words = ("Rank correlation of what quick models leave unexplained, with its interval: common causes that are not "
              "among the features (or that quick models miss).")  # fmt: skip
     return Signal("residuals", words, value, low, high)
-
-
-def order_of(matrix: Array) -> list[int]:
-    """An order of the tasks in which groups stand together."""
-    groups = relate.groups_from_affinity(matrix)
-    return [task for group in groups for task in group]
