@@ -119,34 +119,37 @@ def measure(which: str, seeds: int) -> dict[str, Any]:
                         "pairs": time.process_time() - now}}  # fmt: skip
 
 
-def correlations(record: dict[str, Any]) -> dict[str, float]:
-    """Spearman's correlation of each signal with the measured gains, and the ceiling."""
+def correlations(record: dict[str, Any]) -> dict[str, tuple[float, float]]:
+    """Of each signal with the measured gains: over all pairs, and among the partners of one task (mean over tasks)."""
     gains = np.array(record["gains"], dtype=float)
-    off = ~np.eye(gains.shape[1], dtype=bool)
-    mean = gains.mean(0)
-    found = {}
-    signals = dict(record["signals"])
-    signals["look-ahead, either sign"] = np.abs(np.array(signals["look-ahead"], dtype=float))
-    for name, matrix in signals.items():
-        values = np.array(matrix, dtype=float)
-        known = off & ~np.isnan(values) & ~np.isnan(mean)
-        varied = known.sum() > 3 and len(np.unique(values[known])) > 1
-        found[name] = spearman(values[known], mean[known]) if varied else float("nan")
-    half = len(gains) // 2
+    mean, half = gains.mean(0), len(gains) // 2
+    signals = {name: np.array(matrix, dtype=float) for name, matrix in record["signals"].items()}
+    signals["look-ahead, either sign"] = np.abs(signals["look-ahead"])
+    found = {name: _both(matrix, mean) for name, matrix in signals.items()}
     if half:
-        first, second = gains[:half].mean(0)[off], gains[half:].mean(0)[off]
-        found["ceiling: other seeds"] = spearman(first, second)
+        found["ceiling: other seeds"] = _both(gains[:half].mean(0), gains[half:].mean(0))
     return found
 
 
+def _both(signal: np.ndarray, gains: np.ndarray) -> tuple[float, float]:
+    known = ~np.eye(len(gains), dtype=bool) & ~np.isnan(signal) & ~np.isnan(gains)
+    inside = [_spearman(signal[:, t][known[:, t]], gains[:, t][known[:, t]]) for t in range(len(gains))]
+    usable = [value for value in inside if not np.isnan(value)]
+    return _spearman(signal[known], gains[known]), float(np.mean(usable)) if usable else float("nan")
+
+
+def _spearman(a: np.ndarray, b: np.ndarray) -> float:
+    return spearman(a, b) if len(a) > 3 and len(np.unique(a)) > 1 and len(np.unique(b)) > 1 else float("nan")
+
+
 def tables(records: list[dict[str, Any]]) -> str:
-    """Rows are signals, columns data sets."""
+    """Rows are signals, columns data sets; over all pairs / among the partners of one task."""
     by_case = {r["case"]: correlations(r) for r in records}
     names = list(dict.fromkeys(name for found in by_case.values() for name in found))
     lines = ["| signal | " + " | ".join(by_case) + " |", "|---|" + "---|" * len(by_case)]
     for name in names:
-        cells = [found.get(name, float("nan")) for found in by_case.values()]
-        lines.append(f"| {name} | " + " | ".join("–" if np.isnan(c) else f"{c:+.2f}" for c in cells) + " |")
+        cells = [" / ".join("–" if np.isnan(c) else f"{c:+.2f}" for c in found[name]) for found in by_case.values()]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     gains = [np.array(r["gains"], dtype=float).mean(0) for r in records]
     lines.append("| *mean gain of a pair (skill)* | " + " | ".join(f"{np.nanmean(g):+.3f}" for g in gains) + " |")
     lines.append("| *seconds: before / watched / all pairs* | " + " | ".join(
