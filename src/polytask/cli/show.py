@@ -161,7 +161,8 @@ class StudyProgress:
         skills = record.get("skill", {}).values()
         outcome = f"skill {sum(skills) / len(skills):.3f}" if skills else f"failed: {clean(record['error'])}"
         if self.bar is None:
-            print(f"run {self.runs}: {method} on {names}, {outcome}, {record['seconds']:.1f} s", file=sys.stderr)
+            # in one piece: Ctrl-C between a line and its end would run two lines together
+            sys.stderr.write(f"run {self.runs}: {method} on {names}, {outcome}, {record['seconds']:.1f} s\n")
             return
         self.bar.update(self.job, advance=1, description=f"{method}: {names}")
         if not skills:
