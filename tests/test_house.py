@@ -31,6 +31,7 @@ LAYERS = [
     ["devices"],
     ["training"],
     ["affinity"],
+    ["transfer"],
     ["names"],
     ["table"],
     ["config", "reports"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +35,7 @@ class Task:
         class_weights: a factor of the loss for each class, in the order of `labels`; the probabilities that `decode`
             gives are those of the rows as they are (the weights are taken out again), `decide` takes them into account.
         focal: gamma of the focal loss, 0 for none; `decode` takes it out again too.
+        decoder: of a task built by hand, from the head's output to the user's units; by default the output as it is.
 
     >>> Task.classes("digit", 10).outputs
     10
@@ -50,6 +51,7 @@ class Task:
     needs: tuple[str, ...] = ()
     class_weights: tuple[float, ...] | None = None
     focal: float = 0.0
+    decoder: Callable[[Tensor], Tensor] | None = None
 
     @classmethod
     def regression(cls, name: str, *, center: float = 0.0, scale: float = 1.0, needs: Sequence[str] = ()) -> Task:
@@ -154,7 +156,7 @@ class Task:
             return (above - torch.nn.functional.pad(output.sigmoid(), (0, 1), value=0.0)).clamp(min=0.0)
         if self.kind == "count":
             return (output.squeeze(-1) + math.log(self.options["mean"])).clamp(max=20.0).exp()
-        return output
+        return output if self.decoder is None else self.decoder(output)
 
     def decide(self, prediction: Tensor) -> Tensor:
         """The class index (B,) that a decoded prediction speaks for, a mistake costing what the class weighs.

@@ -4,6 +4,7 @@ from polytask.training.choosing import DeltaM, MeanSkill, Only, Priority, Rule, 
 from polytask.training.evaluating import evaluate, predict
 from polytask.training.finishing import BestHeads, Finish, GreedySoup, LastAverage, MovingAverage, TopAverage
 from polytask.training.fitting import fit
+from polytask.training.objective import Objective, task_losses
 from polytask.training.optimizers import make_optimizer
 from polytask.training.parts import Parts
 from polytask.training.plans import (
@@ -13,7 +14,7 @@ from polytask.training.plans import (
     warm_up_heads,
 )
 from polytask.training.stage import Stage, batch_size_for
-from polytask.training.step import task_losses, train_step
+from polytask.training.step import train_step
 from polytask.training.window import MAX_SKIPPED
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "LastAverage",
     "MeanSkill",
     "MovingAverage",
+    "Objective",
     "Only",
     "Parts",
     "Priority",

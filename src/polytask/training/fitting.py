@@ -25,6 +25,7 @@ from polytask.training.evaluating import evaluate, labels
 from polytask.training.finishing import Finish
 from polytask.training.freezing import Freezing
 from polytask.training.loop import Loop
+from polytask.training.objective import Objective
 from polytask.training.optimizers import Build
 from polytask.training.parts import Parts
 from polytask.training.scoring import Scorer
@@ -38,6 +39,7 @@ def fit(
     valid: Sequence[Batch],
     *,
     balancer: Balancer | None = None,
+    objective: Objective | None = None,
     optimizer: torch.optim.Optimizer | Build | None = None,
     plan: Stage | Sequence[Stage] | None = None,
     finish: Sequence[Finish] = (),
@@ -56,6 +58,7 @@ def fit(
         model: trained in place and left with the best weights of the last stage.
         sampler: draws the training batches.
         valid: validation batches, with all targets or each with those of some tasks; every task needs a label there.
+        objective: what the steps make small; by default each task's loss over its labelled entries.
         optimizer: for a plan of one stage with one rate an optimizer that exists; for any plan a function from
             parameter groups ("params", "lr", "weight_decay") to an optimizer. By default AdamW.
         plan: one Stage or a list of them.
@@ -73,14 +76,14 @@ def fit(
         UserError: a plan that does not fit the model or the tasks; the checkpoint of another training.
     """
     stages = [plan or Stage()] if isinstance(plan, Stage | None) else list(plan)
-    balancer, place = balancer or Equal(), place or Place.find("cpu")
+    balancer, objective, place = balancer or Equal(), objective or Objective(), place or Place.find("cpu")
     model.to(place.device).train()
     parts, freezing = Parts(model), Freezing(model)
     arranged = arrange(stages, parts, tasks, freezing.trainable)
     if isinstance(optimizer, torch.optim.Optimizer):
         _check_one_rate(arranged)
     targets = labels(tasks, valid)
-    asked = _question(model, tasks, sampler, stages, balancer, targets, finish)
+    asked = _question(model, tasks, sampler, stages, balancer, objective, targets, finish)
     keeper = Checkpoint(checkpoint, asked) if checkpoint is not None else None
     state = keeper.load() if keeper is not None else None
     if state is not None:
@@ -89,7 +92,7 @@ def fit(
         constant = {n: s[tasks[n].score.name] for n, s in evaluate(model, tasks, valid, place=place).items()}
     scorer = Scorer(tasks, valid, targets, constant, halves, place)
     try:
-        loop = Loop(model, sampler, scorer, parts, arranged, freezing, balancer, optimizer, finish)
+        loop = Loop(model, sampler, scorer, parts, arranged, freezing, balancer, optimizer, finish, objective)
         _train(loop, state, keeper, on_evaluation)
     finally:
         freezing.release()
@@ -153,6 +156,7 @@ def _question(
     sampler: TaskSampler,
     stages: Sequence[Stage],
     balancer: Balancer,
+    objective: Objective,
     targets: Mapping[str, Tensor],
     finish: Sequence[Finish],
 ) -> dict[str, str]:
@@ -164,6 +168,7 @@ def _question(
                       if isinstance(value, Tensor)},
         "the sampler": f"{type(sampler).__name__} of {', '.join(sampler.tasks)}, {sampler.steps_per_epoch} steps",
         "the balancer": repr(balancer),
+        "the objective": type(objective).__name__,
         "what is tried at the end": [repr(one) for one in finish],
         "the validation rows": targets,
     })  # fmt: skip

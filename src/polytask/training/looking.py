@@ -12,7 +12,7 @@ from polytask.devices import Place
 from polytask.model import MultiTaskModel
 from polytask.task import Task
 from polytask.training.evaluating import evaluation_mode
-from polytask.training.step import task_losses
+from polytask.training.objective import task_losses
 
 PROBE_ROWS = 256  # labelled validation rows of each task
 

@@ -20,6 +20,7 @@ from polytask.training.checkpoint import random_state, set_random_state
 from polytask.training.finishing import Finish, Judge, snapshot
 from polytask.training.freezing import Freezing, reset_parts
 from polytask.training.looking import Probe, numbers
+from polytask.training.objective import Objective
 from polytask.training.optimizers import Build, adamw, make_optimizer, make_scheduler
 from polytask.training.parts import Parts
 from polytask.training.scoring import Scorer
@@ -45,6 +46,7 @@ class Loop:
         balancer: Balancer,
         optimizer: torch.optim.Optimizer | Build | None,
         finish: Sequence[Finish],
+        objective: Objective,
     ) -> None:
         self.model, self.sampler, self.scorer, self.parts, self.plan = model, sampler, scorer, parts, plan
         self.freezing, self.finish = freezing, finish
@@ -53,6 +55,8 @@ class Loop:
             one.to(scorer.place.device)
             one.attach(model.parameters())
         self.given = optimizer
+        self.objective = objective.to(scorer.place.device)
+        objective.begin(model, scorer.tasks)
         self.scaler = scorer.place.scaler()
         self.run = Run(tuple(scorer.tasks))
         self.window = Window(tuple(scorer.tasks))
@@ -103,7 +107,7 @@ class Loop:
             self.optimizer = self.given
         else:
             factors, build = self.now.factors, self.given or adamw
-            self.optimizer = make_optimizer(self.model, self.balancer, stage, factors, build)
+            self.optimizer = make_optimizer(self.model, self.balancer, stage, factors, build, self.objective)
         self.scheduler = make_scheduler(self.optimizer, stage, self.total)
         self.freezing.hold(self.turn)
 
@@ -129,10 +133,12 @@ class Loop:
             self.epoch = self.sampler.steps_per_epoch  # it may be counted anew at each question
         if len(self.now.turns) > 1:
             self.freezing.hold(turn)
+        self.objective.at(self.done, self.total)
         drawn = self.sampler.draw()
         step = train_step(
-            self.model, turn.tasks, drawn, self.balancer, self.optimizer, place=self.scorer.place, scaler=self.scaler,
-            max_norm=stage.max_norm, draw=self.sampler.draw, after_step=self._look if self.probe else None,
+            self.model, turn.tasks, drawn, self.balancer, self.optimizer, objective=self.objective,
+            place=self.scorer.place, scaler=self.scaler, max_norm=stage.max_norm, draw=self.sampler.draw,
+            after_step=self._look if self.probe else None,
         )  # fmt: skip
         if step is None and self.probe is not None:
             self.sampler.after_step(None, Look(dict, self.probe.losses))
@@ -206,6 +212,7 @@ class Loop:
             "best": self.best,
             "sampler": self.sampler.state_dict(),
             "balancers": [one.state_dict() for one in self.balancers],
+            "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": {} if self.scheduler is None else self.scheduler.state_dict(),
             "scaler": {} if self.scaler is None else self.scaler.state_dict(),
@@ -225,6 +232,7 @@ class Loop:
         self.sampler.load_state_dict(state["sampler"])
         for balancer, own in zip(self.balancers, state["balancers"], strict=True):
             balancer.load_state_dict(own)
+        self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])

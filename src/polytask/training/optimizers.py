@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from polytask.balance import Balancer
 from polytask.pace import Constant
+from polytask.training.objective import Objective
 from polytask.training.parts import Parts
 from polytask.training.stage import Stage
 
@@ -39,12 +40,14 @@ def make_optimizer(
     stage: Stage,
     factors: Mapping[str, float] | None = None,
     build: Build = adamw,
+    objective: Objective | None = None,
 ) -> torch.optim.Optimizer:
-    """AdamW with decay on weight matrices; biases, norms and the balancer's own parameters are left out of it.
+    """AdamW with decay on weight matrices; biases, norms and what is not the model's are left out of it.
 
     Args:
         factors: per parameter that of its learning rate; 1 where none is given.
         build: makes another optimizer from parameter groups, each with "params", "lr" and "weight_decay".
+        objective: its own parameters are trained too, as the balancer's are.
     """
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     given = factors or {}
@@ -57,12 +60,19 @@ def make_optimizer(
         groups.append({"params": matrices, "lr": lr, "weight_decay": stage.weight_decay})
         groups.append({"params": others, "lr": lr, "weight_decay": 0.0})
     if own := list(balancer.parameters()):
-        plain = [group for group in groups[1::2] if group["lr"] == stage.lr]
-        if not plain:
-            plain = [{"params": [], "lr": stage.lr, "weight_decay": 0.0}]
-            groups += plain
-        plain[0]["params"] += own
+        _join(groups, own, stage.lr)
+    if objective is not None and (own := list(objective.parameters())):
+        _join(groups, own, stage.lr if objective.lr is None else objective.lr)
     return build([group for group in groups if group["params"]])
+
+
+def _join(groups: Groups, own: list[nn.Parameter], lr: float) -> None:
+    """Parameters of another module, without weight decay, in the group of their rate if there is one."""
+    alike = [group for group in groups if group["weight_decay"] == 0.0 and group["lr"] == lr]
+    if alike:
+        alike[0]["params"] += own
+    else:
+        groups.append({"params": own, "lr": lr, "weight_decay": 0.0})
 
 
 def make_scheduler(optimizer: torch.optim.Optimizer, stage: Stage, steps: int) -> LambdaLR | None:

@@ -14,36 +14,10 @@ from polytask.balance import Balancer
 from polytask.balance.base import Closure
 from polytask.batch import Batch
 from polytask.devices import Place
-from polytask.losses import labelled_sum
 from polytask.model import MultiTaskModel
 from polytask.records import Step
 from polytask.task import Task
-
-
-def task_losses(model: MultiTaskModel, tasks: Mapping[str, Task], batches: Sequence[Batch]) -> dict[str, Tensor]:
-    """The mean loss of each task over its labelled entries in all batches; a task without labels has no entry."""
-    return _means(task_sums(model, tasks, batches))
-
-
-def task_sums(
-    model: MultiTaskModel, tasks: Mapping[str, Task], batches: Sequence[Batch]
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """Per task the sum of the losses over its labelled entries in all batches, and how many these are."""
-    totals: dict[str, tuple[Tensor, Tensor]] = {}
-    for batch in batches:
-        names = [name for name in batch.targets if name in tasks]
-        outputs = model(batch.inputs, names)
-        for name in names:
-            weight = batch.weights.get(name) if batch.weights else None
-            total, count = labelled_sum(tasks[name].loss, outputs[name].float(), batch.targets[name], weight)
-            if count > 0:
-                before = totals.get(name)
-                totals[name] = (total, count) if before is None else (before[0] + total, before[1] + count)
-    return totals
-
-
-def _means(sums: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-    return {name: total / count for name, (total, count) in sums.items()}
+from polytask.training.objective import Objective, TaskLosses
 
 
 def train_step(
@@ -53,6 +27,7 @@ def train_step(
     balancer: Balancer,
     optimizer: torch.optim.Optimizer,
     *,
+    objective: Objective | None = None,
     place: Place | None = None,
     scaler: torch.amp.GradScaler | None = None,
     max_norm: float | None = None,
@@ -63,6 +38,7 @@ def train_step(
 
     Args:
         batches: one draw of a sampler.
+        objective: what is made small; by default each task's loss over its labelled entries.
         place: device and precision; the model must already be there.
         scaler: for fp16.
         max_norm: clip the gradient to this norm.
@@ -74,24 +50,25 @@ def train_step(
         changed.
     """
     place = place or Place(next(model.parameters()).device)
+    objective = objective or Objective()
     optimizer.zero_grad(set_to_none=True)
     again = Again(model) if balancer.looks_again or after_step is not None else None
 
-    def sums_of(drawn: Sequence[Batch]) -> dict[str, tuple[Tensor, Tensor]]:
+    def seen(drawn: Sequence[Batch]) -> TaskLosses:
         with place.autocast():
-            return task_sums(model, tasks, [batch.to(place.device) for batch in drawn])
+            return objective(model, tasks, [batch.to(place.device) for batch in drawn])
 
     def losses_of(drawn: Sequence[Batch]) -> dict[str, Tensor]:
-        return _means(sums_of(drawn))
+        return {name: loss for name, (loss, _) in seen(drawn).items()}
 
-    sums = sums_of(batches)
-    if not sums:
+    found = seen(batches)
+    if not found:
         return None
-    losses, rows = _means(sums), torch.stack([count for _, count in sums.values()])
+    losses, rows = {name: loss for name, (loss, _) in found.items()}, torch.stack([n for _, n in found.values()])
     with place.autocast():
-        penalty = model.penalty()
+        extra = objective.extra(model)
     fresh = (lambda: losses_of(draw())) if draw is not None else None
-    step = balancer.backward(losses, extra=penalty, scaler=scaler, fresh=fresh)
+    step = balancer.backward(losses, extra=extra, scaler=scaler, fresh=fresh)
     if scaler is not None:
         scaler.unscale_(optimizer)
     moved = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]

@@ -1,0 +1,1 @@
+"""Recommendation: clicks, conversions and dwell time in one model; ratings with explanations."""
