@@ -120,6 +120,13 @@ from polytask.relate.stability import (
     group_stability,
     stable_groups,
 )
+from polytask.relate.transferability import (
+    h_score,
+    indicators,
+    ledoit_wolf,
+    leep,
+    log_me,
+)
 
 __all__ = [
     "Approximation",
@@ -158,14 +165,19 @@ __all__ = [
     "group_gains",
     "group_stability",
     "groups_from_affinity",
+    "h_score",
     "holm",
+    "indicators",
     "mutual_information",
     "information_correlation",
     "information_given",
     "layer_similarity",
+    "ledoit_wolf",
+    "leep",
     "leaf_order",
     "likely_plans",
     "linear_cka",
+    "log_me",
     "lookahead_affinity",
     "magnitude_similarity",
     "mean_cosine",
