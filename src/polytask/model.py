@@ -34,7 +34,7 @@ class MultiTaskModel(nn.Module):
         # ModuleDict forbids names with dots and names of its own methods; columns may be called anything
         self.heads = nn.ModuleList(heads.values())
         for name in self.names:
-            self._with_needs([name])  # refuses what cannot be computed
+            self.with_needs([name])  # refuses what cannot be computed
 
     def head(self, name: str) -> nn.Module:
         """The head of one task."""
@@ -48,25 +48,25 @@ class MultiTaskModel(nn.Module):
     def forward(self, inputs: Any, tasks: Sequence[str] | None = None) -> dict[str, Any]:
         """Outputs of the asked tasks (all by default); only what they need is computed."""
         asked = self.names if tasks is None else tuple(tasks)
-        reading = [name for name in self._with_needs(asked) if reads_features(self.head(name))]
+        reading = [name for name in self.with_needs(asked) if reads_features(self.head(name))]
         return self.apply_heads(self.trunk(inputs, tuple(reading)), asked)
 
     def apply_heads(self, features: Mapping[str, Any], tasks: Sequence[str] | None = None) -> dict[str, Any]:
         """The second half of `forward`, for whoever needs the features too; by default for all tasks that have some."""
         asked = tuple(features) if tasks is None else tuple(tasks)
         outputs: dict[str, Any] = {}
-        for name in self._with_needs(asked):
+        for name in self.with_needs(asked):
             outputs[name] = run_head(self.head(name), features.get(name), outputs)
         return {name: outputs[name] for name in asked}
 
-    def _with_needs(self, tasks: Sequence[str], above: tuple[str, ...] = ()) -> list[str]:
+    def with_needs(self, tasks: Sequence[str], above: tuple[str, ...] = ()) -> list[str]:
         """The tasks, each after those whose outputs its head needs."""
         order: list[str] = []
         for name in tasks:
             if name in above:
                 raise UserError(f"heads need each other's outputs in a circle: {' -> '.join((*above, name))}")
             needed = needs_of(self.head(name))
-            order += [one for one in self._with_needs(needed, (*above, name)) if one not in order]
+            order += [one for one in self.with_needs(needed, (*above, name)) if one not in order]
             if name not in order:
                 order.append(name)
         return order
@@ -78,7 +78,7 @@ class MultiTaskModel(nn.Module):
         for task, head in zip(self.names, self.heads, strict=True):
             for p in head.parameters():  # heads may share some
                 served.setdefault(p, set()).add(task)
-        needs = {task: set(self._with_needs([task])) for task in self.names}
+        needs = {task: set(self.with_needs([task])) for task in self.names}
         return {name: tuple(t for t in self.names if needs[t] & served[p]) for name, p in self.named_parameters()}
 
     def penalty(self) -> Tensor | None:

@@ -11,6 +11,7 @@ from torch import nn
 from polytask.encoders import Encoder
 from polytask.errors import UserError
 from polytask.trunks.adapter_layers import Adapter, LoRA
+from polytask.trunks.base import Trunk
 from polytask.trunks.opened_attention import open_attention
 from polytask.trunks.routing import RoutedTrunk, replace_module
 
@@ -82,6 +83,11 @@ class Adapters(RoutedTrunk):
     @property
     def names(self) -> tuple[str, ...]:
         return self._names
+
+    def keep(self, tasks: Sequence[str]) -> Trunk:
+        super().keep(tasks)
+        self._names = tuple(name for name in self._names if name in tasks)
+        return self
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)

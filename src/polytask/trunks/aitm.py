@@ -86,6 +86,14 @@ class AITM(Trunk):
             found[name] = own, known
         return found
 
+    def keep(self, tasks: Sequence[str]) -> Trunk:
+        """Whoever comes before one of the tasks stays: it passes on what it knows."""
+        self.names = self.names[: max(self.names.index(name) for name in tasks) + 1]
+        self.trunk = self.trunk.keep(self.names)
+        self.towers = self.towers[: len(self.names)]
+        self.transfers = self.transfers[: len(self.names) - 1]
+        return self
+
     def penalty(self) -> Tensor | None:
         return self.trunk.penalty()
 
@@ -108,4 +116,6 @@ class AITM(Trunk):
             weights = self.transfers[place].weights(features[self.names[place]][1], features[name][0])  # type: ignore[operator]
             rows.append(weights.mean(0))
         below = {f"trunk, {name}": mixing for name, mixing in self.trunk.coefficients(inputs).items()}
+        if not rows:
+            return below
         return below | {"information transfer": Mixing(self.names[1:], ("passed on", "own"), torch.stack(rows))}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from polytask.encoders import Encoder, stages
+from polytask.errors import UserError
 
 Layers = list[list[nn.Module | nn.Parameter]]
 """What lies at each depth, from the inputs up."""
@@ -75,9 +76,47 @@ class Trunk(nn.Module, ABC):
         """
         return [[self]]
 
+    def distinct(self, tasks: Sequence[str]) -> tuple[str, ...]:
+        """Those of `tasks` whose features differ; each other one gets the same features as one of these."""
+        return tuple(tasks)
+
+    def keep(self, tasks: Sequence[str]) -> Trunk:
+        """This trunk, changed in place, for these tasks alone; their features stay the same.
+
+        What serves none of them is gone. What serves one of them stays, even where it is of another task's network:
+        streams that are mixed cannot be parted.
+        """
+        forget(self, [name for name, owners in self.parts().items() if not set(owners) & set(tasks)])
+        own = vars(self).get("names")  # of a trunk that knows the tasks by their places
+        if own is not None:
+            vars(self)["names"] = tuple(name for name in own if name in tasks)
+        return self
+
     def coefficients(self, inputs: Any) -> dict[str, Mixing]:
         """What was learnt about mixing, by name: gates averaged over the rows of `inputs`, stitches, choices."""
         return {}
+
+
+def forget(trunk: nn.Module, members: Iterable[str]) -> None:
+    """Take these members ("gates.1", "encoder.0.up.2") out of the lists that hold them; those behind move up.
+
+    Raises:
+        UserError: a member of something else than a list of modules or parameters.
+    """
+    gone: dict[str, set[str]] = {}
+    for name in members:
+        holder, _, place = name.rpartition(".")
+        gone.setdefault(holder, set()).add(place)
+    for name, places in gone.items():
+        holder, _, last = name.rpartition(".")
+        held = trunk.get_submodule(name)
+        if not isinstance(held, nn.ModuleList | nn.ParameterList):
+            raise UserError(
+                f"{type(trunk).__name__} holds what is one task's own in '{name or 'itself'}', which is no list: "
+                "give it a method keep()"
+            )
+        left = [one for place, one in enumerate(held) if str(place) not in places]
+        setattr(trunk.get_submodule(holder), last, type(held)(left))
 
 
 def in_layers(encoder: Encoder) -> Layers:

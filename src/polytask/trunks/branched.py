@@ -65,6 +65,17 @@ class Branched(Trunk):
             for place, group in enumerate(groups)
         }
 
+    def distinct(self, tasks: Sequence[str]) -> tuple[str, ...]:
+        firsts = [next((name for name in tasks if name in group), None) for group in self.tree[-1]]
+        return tuple(name for name in tasks if name in firsts)
+
+    def keep(self, tasks: Sequence[str]) -> Trunk:
+        super().keep(tasks)
+        left = [[[name for name in group if name in tasks] for group in groups] for groups in self.tree]
+        self.tree = tuple(tuple(tuple(group) for group in groups if group) for groups in left)
+        self.parents = _parents(self.tree, len(self.nodes))
+        return self
+
     def coefficients(self, inputs: Any) -> dict[str, Mixing]:
         found = {}
         for depth, groups in enumerate(self.tree):

@@ -10,7 +10,7 @@ from torch import nn
 
 from polytask.encoders import Encoder
 from polytask.errors import UserError, nearest
-from polytask.trunks.base import Layers, beside
+from polytask.trunks.base import Layers, Trunk, beside
 from polytask.trunks.conditions import CONVOLUTIONS, KINDS, NORMS, RECURRENT, FiLM, Heads
 from polytask.trunks.descriptors import OneHot, TaskDescriptor
 from polytask.trunks.opened_attention import open_attention
@@ -106,7 +106,15 @@ class Conditioned(RoutedTrunk):
         for place, task in enumerate(self.names):
             for name, module in self.named_modules():
                 if isinstance(module, Heads):
-                    for k in self.descriptor.components((place,)):
-                        found.setdefault(f"{name}.weights.{k}", []).append(task)
-                        found.setdefault(f"{name}.biases.{k}", []).append(task)
+                    for k in set(self.descriptor.components((place,))) & set(module.kept):
+                        found.setdefault(f"{name}.weights.{module.kept.index(k)}", []).append(task)
+                        found.setdefault(f"{name}.biases.{module.kept.index(k)}", []).append(task)
         return found
+
+    def keep(self, tasks: Sequence[str]) -> Trunk:
+        wanted = set(self.descriptor.components([self.names.index(name) for name in tasks]))
+        super().keep(tasks)
+        for module in self.modules():
+            if isinstance(module, Heads):
+                module.kept = tuple(k for k in module.kept if k in wanted)
+        return self

@@ -187,6 +187,7 @@ class Heads(TaskLayer):
         super().__init__(route)
         self.sizes = layer.in_features, layer.out_features
         self.weights = nn.ParameterList(layer.weight.detach().clone() for _ in range(z))
+        self.kept = tuple(range(z))  # the k of these layers: all but those that only forgotten tasks had
         self.biases = nn.ParameterList(
             torch.zeros_like(layer.weight[:, 0]) if layer.bias is None else layer.bias.detach().clone()
             for _ in range(z)
@@ -196,8 +197,8 @@ class Heads(TaskLayer):
         """Weights (T, out, in) and biases (T, out) of the asked tasks."""
         needed = list(self.route.components)
         z: Tensor = self.route.z[:, needed]  # type: ignore[index]
-        weights = torch.stack([self.weights[k] for k in needed])
-        biases = torch.stack([self.biases[k] for k in needed])
+        weights = torch.stack([self.weights[self.kept.index(k)] for k in needed])
+        biases = torch.stack([self.biases[self.kept.index(k)] for k in needed])
         return torch.einsum("tk,koi->toi", z, weights), z @ biases
 
     def forward(self, features: Tensor) -> Tensor:

@@ -77,6 +77,10 @@ class CrossStitch(Trunk):
             features = stitched(stitch, features, channel_axis(chains[0][stage], features[0]))
         return {name: features[self.names.index(name)] for name in tasks}
 
+    def keep(self, tasks: Sequence[str]) -> Trunk:
+        """All networks stay: each feeds the others."""
+        return self
+
     def depths(self) -> Layers:
         chains = ([[stage] for stage in chain] for chain in chains_of(self.streams))
         return beside(*chains, [[one] for one in self.stitches])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from polytask.errors import UserError
+from polytask.trunks.base import Trunk
 from polytask.trunks.experts import Mixture
 
 
@@ -135,6 +136,10 @@ class DSelectK(Mixture):
         terms = [gates[name].penalty(rows, self.entropy) for name, rows in self.seen.items()]
         self.seen = {}
         return torch.stack(terms).sum() if terms else None
+
+    def keep(self, tasks: Sequence[str]) -> Trunk:
+        self.seen = {name: rows for name, rows in self.seen.items() if name in tasks}
+        return super().keep(tasks)
 
     def parts(self) -> Mapping[str, Sequence[str]]:
         return {f"gates.{number}": (name,) for number, name in enumerate(self.names)}

@@ -42,6 +42,20 @@ class Grouped(Trunk):
                 features |= trunk(inputs, asked)
         return {name: features[name] for name in tasks}
 
+    def distinct(self, tasks: Sequence[str]) -> tuple[str, ...]:
+        found: set[str] = set()
+        for group, trunk in zip(self.groups, self._trunks(), strict=True):
+            found |= set(trunk.distinct([name for name in tasks if name in group]))
+        return tuple(name for name in tasks if name in found)
+
+    def keep(self, tasks: Sequence[str]) -> Trunk:
+        """One trunk that is left stands for itself."""
+        left = {n: [name for name in group if name in tasks] for n, group in enumerate(self.groups)}
+        kept = [(group, self._trunks()[n].keep(group)) for n, group in left.items() if group]
+        self.groups = tuple(tuple(group) for group, _ in kept)
+        self.trunks = nn.ModuleList(trunk for _, trunk in kept)
+        return self if len(kept) > 1 else kept[0][1]
+
     def penalty(self) -> Tensor | None:
         terms = [term for trunk in self._trunks() if (term := trunk.penalty()) is not None]
         return sum(terms[1:], terms[0]) if terms else None

@@ -26,5 +26,8 @@ class HardSharing(Trunk):
         features = self.encoder(inputs)
         return dict.fromkeys(tasks, features)
 
+    def distinct(self, tasks: Sequence[str]) -> tuple[str, ...]:
+        return tuple(tasks[:1])
+
     def depths(self) -> Layers:
         return in_layers(self.encoder)

@@ -105,3 +105,9 @@ class Hierarchical(Trunk):
             for stage in range(len(self.stages))
         }
         return above | {f"necks.{place}": (name,) for place, name in enumerate(self.names)}
+
+    def keep(self, tasks: Sequence[str]) -> Trunk:
+        super().keep(tasks)
+        self.taps = {name: self.taps[name] for name in self.names}
+        self.joined = {name: self.joined[name] for name in self.names}
+        return self

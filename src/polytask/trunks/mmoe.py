@@ -26,6 +26,9 @@ class OMoE(Mixture):
         (mixed,) = super().forward(inputs, tasks[:1]).values()
         return dict.fromkeys(tasks, mixed)
 
+    def distinct(self, tasks: Sequence[str]) -> tuple[str, ...]:
+        return tuple(tasks[:1])
+
     def gate(self, rows: Tensor, name: str) -> Tensor:
         return torch.softmax(self.router(rows), dim=-1)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from polytask.encoders import Encoder, channel_axis, stages, widths
-from polytask.trunks.base import Layers, Mixing, Trunk, beside
+from polytask.trunks.base import Layers, Mixing, Trunk, beside, forget
 from polytask.trunks.cross_stitch import own_and_others
 from polytask.trunks.soft import chains_of, streams_of
 
@@ -43,18 +43,19 @@ class NDDR(Trunk):
         self.out_features = sizes[-1]
         self.streams = streams_of(encoder, len(self.names), init)
         start = own_and_others(own, len(self.names))
+        self.fused = self.names  # who has a last fusion: all tasks but those that were forgotten
         self.fusions = nn.ModuleList(nn.ModuleList(_fusion(row, width) for row in start) for width in sizes)
 
     def forward(self, inputs: Any, tasks: Sequence[str]) -> dict[str, Any]:
-        everyone, asked = range(len(self.names)), [self.names.index(name) for name in tasks]
+        everyone, last = range(len(self.names)), len(self.fusions) - 1
         features, chains = dict.fromkeys(everyone, inputs), chains_of(self.streams)
         for stage, fusions in enumerate(self.fusions):
             features = {t: chains[t][stage](features[t]) for t in everyone}
             axis = channel_axis(chains[0][stage], features[0])
             joined = torch.cat([features[t].movedim(axis, -1) for t in everyone], dim=-1)
-            wanted = everyone if stage < len(self.fusions) - 1 else asked
+            wanted = [self.fused.index(name) for name in tasks] if stage == last else everyone
             features = {t: fusions[t](joined).movedim(-1, axis) for t in wanted}  # type: ignore[index]
-        return {name: features[place] for name, place in zip(tasks, asked, strict=True)}
+        return {name: features[self.fused.index(name)] for name in tasks}
 
     def depths(self) -> Layers:
         chains = ([[stage] for stage in chain] for chain in chains_of(self.streams))
@@ -62,7 +63,14 @@ class NDDR(Trunk):
 
     def parts(self) -> Mapping[str, Sequence[str]]:
         last = len(self.fusions) - 1
-        return {f"fusions.{last}.{number}": (name,) for number, name in enumerate(self.names)}
+        return {f"fusions.{last}.{number}": (name,) for number, name in enumerate(self.fused)}
+
+    def keep(self, tasks: Sequence[str]) -> Trunk:
+        """All networks stay: each feeds the others."""
+        last = len(self.fusions) - 1
+        forget(self, [f"fusions.{last}.{number}" for number, name in enumerate(self.fused) if name not in tasks])
+        self.fused = tuple(name for name in self.fused if name in tasks)
+        return self
 
     def coefficients(self, inputs: Any) -> dict[str, Mixing]:
         """Norm of the part of W_t that takes from each task, as a share of all."""
@@ -70,7 +78,8 @@ class NDDR(Trunk):
         for number, fusions in enumerate(self.fusions):
             weights = torch.stack([cast(nn.Linear, f).weight.detach() for f in cast(nn.ModuleList, fusions)])
             norms = weights.unflatten(-1, (len(self.names), -1)).square().sum((1, 3)).sqrt()
-            found[f"fusion {number + 1}"] = Mixing(self.names, self.names, norms / norms.sum(1, keepdim=True))
+            rows = self.fused if number == len(self.fusions) - 1 else self.names
+            found[f"fusion {number + 1}"] = Mixing(rows, self.names, norms / norms.sum(1, keepdim=True))
         return found
 
 

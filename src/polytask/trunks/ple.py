@@ -27,6 +27,8 @@ class _Level(nn.Module):
         self.own = nn.ModuleList(Experts(own, features, **options) for _ in range(count if own else 0))
         self.shared = Experts(shared, features, **options) if shared else None
         self.gates = nn.ModuleList(nn.Linear(features, own + shared) for _ in range(count))
+        # the paths that experts and gates belong to: all but those of forgotten tasks
+        self.owners, self.gated = tuple(range(len(self.own))), tuple(range(count))
         self.shared_gate = nn.Linear(features, count * own + shared) if shared and not last else None
         self.out_features = cast(Experts, self.shared or self.own[0]).out_features
 
@@ -44,14 +46,14 @@ class _Level(nn.Module):
 
     def experts(self, paths: Mapping[int, Tensor], wanted: Sequence[int]) -> dict[int, Tensor]:
         """Outputs (E, B, ...) of the experts of the wanted tasks, then of the shared ones."""
-        outputs = {t: self.own[t](paths[t]) for t in wanted} if len(self.own) else {}
+        outputs = {t: self.own[self.owners.index(t)](paths[t]) for t in wanted} if len(self.own) else {}
         if self.shared is not None:
             outputs[SHARED] = self.shared(paths[SHARED])
         return outputs
 
     def gate(self, path: int, rows: Tensor) -> Tensor:
         """Weights (B, E) over the experts that a path sees, own ones first."""
-        gate = self.gates[path] if path != SHARED else self.shared_gate
+        gate = self.gates[self.gated.index(path)] if path != SHARED else self.shared_gate
         return torch.softmax(cast(nn.Linear, gate)(rows), dim=-1)
 
     def mixed(self, path: int, weights: Tensor, outputs: Mapping[int, Tensor]) -> Tensor:
@@ -59,9 +61,18 @@ class _Level(nn.Module):
         seen = outputs if path == SHARED else [t for t in (path, SHARED) if t in outputs]
         return mix(weights, torch.cat([outputs[t] for t in seen]))
 
+    def keep(self, places: Sequence[int], experts: bool, gates: bool) -> None:
+        """Forget the experts, the gates, or both of all other paths."""
+        if experts:
+            self.own = nn.ModuleList(one for t, one in zip(self.owners, self.own, strict=True) if t in places)
+            self.owners = tuple(t for t in self.owners if t in places)
+        if gates:
+            self.gates = nn.ModuleList(one for t, one in zip(self.gated, self.gates, strict=True) if t in places)
+            self.gated = tuple(t for t in self.gated if t in places)
+
     def mixing(self, names: tuple[str, ...], gates: Mapping[int, Tensor]) -> Mixing:
         """Mean gates as a matrix over all experts of the level; a task's row is zero at the others' experts."""
-        groups = {t: cast(Experts, experts).count for t, experts in enumerate(self.own)}
+        groups = {t: cast(Experts, experts).count for t, experts in zip(self.owners, self.own, strict=True)}
         if self.shared is not None:
             groups[SHARED] = self.shared.count
         called = {**dict(enumerate(names)), SHARED: "shared"}
@@ -149,17 +160,28 @@ class PLE(Trunk):
 
     def parts(self) -> Mapping[str, Sequence[str]]:
         found: dict[str, Sequence[str]] = {}
-        for number, level in enumerate(self._levels()):
-            left = len(self.levels) - 1 - number
-            for place, name in enumerate(self.names):
-                if left == 0 or not level.joined:  # else the shared path sees these experts, and everybody sees it
-                    found[f"levels.{number}.own.{place}"] = (name,)
-                if left <= 1 or not level.joined:
-                    found[f"levels.{number}.gates.{place}"] = (name,)
+        for number, (level, experts, gates) in enumerate(self._apart()):
+            if experts:
+                found |= {f"levels.{number}.own.{n}": (self.names[t],) for n, t in enumerate(level.owners)}
+            if gates:
+                found |= {f"levels.{number}.gates.{n}": (self.names[t],) for n, t in enumerate(level.gated)}
         return found
 
+    def _apart(self) -> list[tuple[_Level, bool, bool]]:
+        """Of each level whether a task's experts serve it alone, and its gate."""
+        left = range(len(self.levels) - 1, -1, -1)  # the shared path sees task experts, and all tasks of the next level
+        return [(level, n == 0 or not level.joined, n <= 1 or not level.joined)
+                for n, level in zip(left, self._levels(), strict=True)]  # fmt: skip
+
+    def keep(self, tasks: Sequence[str]) -> Trunk:
+        """Experts below the last level stay, where the shared path sees them."""
+        places = [self.names.index(name) for name in tasks]
+        for level, experts, gates in self._apart():
+            level.keep(places, experts, gates)
+        return self
+
     def coefficients(self, inputs: Any) -> dict[str, Mixing]:
-        _, gates = self._run(self.stem(inputs), range(len(self.names)))
+        _, gates = self._run(self.stem(inputs), self._levels()[-1].gated)
         return {
             f"gates of level {number + 1}": level.mixing(self.names, found)
             for number, (level, found) in enumerate(zip(self._levels(), gates, strict=True))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from polytask.encoders import Encoder, channel_axis, stages, widths
 from polytask.errors import UserError
-from polytask.trunks.base import Layers, Mixing, Trunk, beside
+from polytask.trunks.base import Layers, Mixing, Trunk, beside, forget
 from polytask.trunks.cross_stitch import own_and_others, stitched
 from polytask.trunks.soft import chains_of, streams_of
 
@@ -56,6 +56,7 @@ class Sluice(Trunk):
         self.streams = streams_of(encoder, len(self.names), init)
         self.stitches = nn.ParameterList(own_and_others(own, 2 * len(self.names)) for _ in self.widths)
         self.layer_mix = nn.ParameterList(own_and_others(own, len(self.layers))[-1].clone() for _ in self.names)
+        self.mixing = self.names  # whose layers are mixed: all tasks but those that were forgotten
         self.orthogonality = orthogonality
         if orthogonality:
             self.penalty()  # says now, not in training, if a stage has no matrix to cut
@@ -70,14 +71,14 @@ class Sluice(Trunk):
             features = [torch.cat(mixed[n : n + 2], dim=axis) for n in range(0, len(mixed), 2)]
             if stage in self.layers:
                 kept.append(features)
-        return {name: self._mixed(kept, self.names.index(name)) for name in tasks}
+        return {name: self._mixed(kept, name) for name in tasks}
 
-    def _mixed(self, kept: Sequence[Sequence[Tensor]], place: int) -> Tensor:
-        layers = [features[place] for features in kept]
+    def _mixed(self, kept: Sequence[Sequence[Tensor]], name: str) -> Tensor:
+        layers = [features[self.names.index(name)] for features in kept]
         if any(layer.shape != layers[-1].shape for layer in layers):
             shapes = [tuple(layer.shape[1:]) for layer in layers]
             raise UserError(f"a sluice mixes stages of one shape, got {shapes}: make one stage of those that shrink")
-        return torch.einsum("l,l...->...", self.layer_mix[place], torch.stack(layers))
+        return torch.einsum("l,l...->...", self.layer_mix[self.mixing.index(name)], torch.stack(layers))
 
     def penalty(self) -> Tensor | None:
         if not self.orthogonality:
@@ -98,12 +99,18 @@ class Sluice(Trunk):
         return beside(*chains, [[one] for one in self.stitches])
 
     def parts(self) -> Mapping[str, Sequence[str]]:
-        return {f"layer_mix.{number}": (name,) for number, name in enumerate(self.names)}
+        return {f"layer_mix.{number}": (name,) for number, name in enumerate(self.mixing)}
+
+    def keep(self, tasks: Sequence[str]) -> Trunk:
+        """All networks stay: each feeds the others."""
+        forget(self, [f"layer_mix.{number}" for number, name in enumerate(self.mixing) if name not in tasks])
+        self.mixing = tuple(name for name in self.mixing if name in tasks)
+        return self
 
     def coefficients(self, inputs: Any) -> dict[str, Mixing]:
         halves = tuple(f"{name} {half}" for name in self.names for half in (1, 2))
         layers = torch.stack([beta.detach() for beta in self.layer_mix])
         return {
             **{f"stitch {n + 1}": Mixing(halves, halves, s.detach()) for n, s in enumerate(self.stitches)},
-            "layers": Mixing(self.names, tuple(f"stage {n + 1}" for n in self.layers), layers),
+            "layers": Mixing(self.mixing, tuple(f"stage {n + 1}" for n in self.layers), layers),
         }

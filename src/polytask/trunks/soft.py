@@ -108,6 +108,11 @@ class SoftSharing(Trunk):
     def _trace(self, stage: int) -> Tensor:
         return torch.linalg.svdvals(torch.stack(self._vectors(stage))).sum()
 
+    def keep(self, tasks: Sequence[str]) -> Trunk:
+        places = [place for place, name in enumerate(self.names) if name in tasks]
+        self.pairs = self.pairs[places][:, places]
+        return super().keep(tasks)
+
     def depths(self) -> Layers:
         return beside(*(in_layers(chain) for chain in chains_of(self.streams)))
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from polytask.errors import UserError
+from polytask.trunks.base import Trunk
 from polytask.trunks.experts import Mixture, pooled
 
 
@@ -77,6 +78,10 @@ class SparseMoE(Mixture):
             terms.append(self.experts.count * (used.mean(0) / self.chosen * chances.mean(0)).sum())
         self.seen = {}
         return self.balance * torch.stack(terms).sum() if terms and self.balance else None
+
+    def keep(self, tasks: Sequence[str]) -> Trunk:
+        self.seen = {name: rows for name, rows in self.seen.items() if name in tasks}
+        return super().keep(tasks)
 
     def parts(self) -> Mapping[str, Sequence[str]]:
         return {f"gates.{number}": (name,) for number, name in enumerate(self.names)}
