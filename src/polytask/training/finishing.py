@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from polytask.batch import Batch
+from polytask.devices import Place
 from polytask.errors import UserError
 from polytask.model import MultiTaskModel
 from polytask.records import Evaluation
@@ -64,7 +66,8 @@ class Judge:
         if not norms:
             return weights
         self.model.load_state_dict(weights)
-        _renew(self.model, norms, self.sampler, self.scorer)
+        draws = (self.sampler.draw() for _ in range(min(STATISTICS_STEPS, self.sampler.steps_per_epoch)))
+        renew_statistics(self.model, norms, draws, self.scorer.tasks, self.scorer.place)
         return snapshot(self.model)
 
     def offer(self, what: str, weights: Weights, keep: Keep, evaluation: Evaluation | None = None) -> bool:
@@ -78,18 +81,24 @@ class Judge:
 
 
 @torch.no_grad()
-def _renew(model: MultiTaskModel, norms: Sequence[_BatchNorm], sampler: TaskSampler, scorer: Scorer) -> None:
-    """Statistics as the plain mean over draws."""
+def renew_statistics(
+    model: MultiTaskModel,
+    norms: Sequence[_BatchNorm],
+    draws: Iterable[Sequence[Batch]],
+    tasks: Container[str],
+    place: Place,
+) -> None:
+    """The statistics of these modules as the plain mean over the batches of some draws."""
     modes, momenta = [(m, m.training) for m in model.modules()], [norm.momentum for norm in norms]
     model.eval()  # of all that is random or counts, only these modules run as in training
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum, norm.training = None, True  # None: the mean of all batches
-    for _ in range(min(STATISTICS_STEPS, sampler.steps_per_epoch)):
-        for batch in sampler.draw():
-            asked = [name for name in batch.targets if name in scorer.tasks]
-            with scorer.place.autocast():
-                model(batch.to(scorer.place.device).inputs, asked)
+    for draw in draws:
+        for batch in draw:
+            asked = [name for name in batch.targets if name in tasks]
+            with place.autocast():
+                model(batch.to(place.device).inputs, asked)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     for module, training in modes:
