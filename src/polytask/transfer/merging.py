@@ -151,9 +151,9 @@ def merge(
     >>> from polytask import MLP, HardSharing
     >>> start = MultiTaskModel(HardSharing(MLP(3, [8])), {"a": nn.Linear(8, 1), "b": nn.Linear(8, 1)})
     >>> tuned = {"a": copy.deepcopy(start), "b": copy.deepcopy(start)}
-    >>> _ = nn.init.zeros_(tuned["a"].trunk.encoder[0].weight)
+    >>> _ = tuned["a"].trunk.encoder[0].weight.data.mul_(3)
     >>> merged = merge(tuned, start, "average")
-    >>> bool(torch.allclose(merged.trunk.encoder[0].weight, start.trunk.encoder[0].weight / 2))
+    >>> bool(torch.allclose(merged.trunk.encoder[0].weight, 2 * start.trunk.encoder[0].weight))
     True
     """
     vectors = TaskVectors(models, start)
