@@ -13,9 +13,9 @@ def shrink(model: MultiTaskModel, keep: Sequence[str]) -> MultiTaskModel:
     """A smaller copy of a trained model: these tasks only, with the same outputs, to the bit.
 
     Parameters that serve none of the kept tasks (`MultiTaskModel.serves`) are gone, all others stay as they are. How
-    much that is depends on the trunk: of `Separate` whole networks go, of `HardSharing` the heads; where the networks of
-    the tasks feed each other (`CrossStitch`) those of the removed tasks must stay. Tasks whose outputs a kept head needs
-    (`links`) are kept too.
+    much that is depends on the trunk: of `Separate` whole networks go, of `HardSharing` the heads; where the networks
+    of the tasks feed each other (`CrossStitch`) those of the removed tasks must stay. Tasks whose outputs a kept head
+    needs (`links`) are kept too.
 
     Args:
         model: stays as it is.
