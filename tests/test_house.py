@@ -21,7 +21,7 @@ LAYERS = [
     ["batch", "files", "pace", "records"],
     ["losses", "metrics"],
     ["task"],
-    ["encoders", "hugging_face", "relate"],
+    ["divergences", "encoders", "hugging_face", "relate"],
     ["gradients"],
     ["balance"],
     ["trunks"],

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from polytask.divergences import Bernoulli, Categorical, Divergence, Squared
 from polytask.errors import UserError, nearest
 
 
@@ -156,22 +157,7 @@ class AtMost(_Wrapping):
         return output
 
 
-def _divergence(teacher: Tensor, student: Tensor) -> Tensor:
-    """KL between the distributions of two sets of logits over classes, mean over rows."""
-    expected = teacher.softmax(-1)
-    return (expected * (teacher.log_softmax(-1) - student.log_softmax(-1))).sum(-1).mean()
-
-
-def _two(logit: Tensor) -> Tensor:
-    """One logit as the logits of two classes."""
-    return torch.cat([torch.zeros_like(logit), logit], dim=-1)
-
-
-DIVERGENCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "regression": lambda teacher, student: (teacher - student).square().sum(-1).mean(),
-    "binary": lambda teacher, student: _divergence(_two(teacher), _two(student)),
-    "classes": _divergence,
-}
+DIVERGENCES: dict[str, Divergence] = {"regression": Squared(), "binary": Bernoulli(), "classes": Categorical()}
 VALUES: dict[str, Callable[[Tensor], Tensor]] = {
     "regression": lambda output: output,
     "binary": torch.sigmoid,
@@ -234,7 +220,7 @@ class Distils(_Wrapping):
 
     def forward(self, features: Any, outputs: Mapping[str, Tensor]) -> Tensor:
         output, teacher = run_head(self.head, features, outputs), outputs[self.teacher].detach()
-        # for squared differences the factors T^2 and 1/T cancel
-        term = DIVERGENCES[self.kind](teacher / self.temperature, output / self.temperature)
-        self.remember(self.weight * self.temperature**2 * term)
+        divergence = DIVERGENCES[self.kind]
+        rows = divergence(output, divergence.belief(teacher, self.temperature), self.temperature)
+        self.remember(self.weight * (rows.sum(-1) if self.kind == "regression" else rows).mean())
         return output

@@ -13,6 +13,8 @@ from polytask.task import Task
 
 TaskLosses = dict[str, tuple[Tensor, Tensor]]
 """Per task its mean loss, and over how many labelled entries; a task without any has no entry."""
+TaskSums = dict[str, tuple[Tensor, Tensor]]
+"""Per task a sum over entries, and how many these are."""
 
 
 class Objective(nn.Module):
@@ -51,21 +53,27 @@ class Objective(nn.Module):
         return model.penalty()
 
 
-def task_sums(
-    model: MultiTaskModel, tasks: Mapping[str, Task], batches: Sequence[Batch]
-) -> dict[str, tuple[Tensor, Tensor]]:
+def task_sums(model: MultiTaskModel, tasks: Mapping[str, Task], batches: Sequence[Batch]) -> TaskSums:
     """Per task the sum of the losses over its labelled entries in all batches, and how many these are."""
-    totals: dict[str, tuple[Tensor, Tensor]] = {}
+    totals: TaskSums = {}
     for batch in batches:
-        names = [name for name in batch.targets if name in tasks]
-        outputs = model(batch.inputs, names)
-        for name in names:
-            weight = batch.weights.get(name) if batch.weights else None
-            total, count = labelled_sum(tasks[name].loss, outputs[name].float(), batch.targets[name], weight)
-            if count > 0:
-                before = totals.get(name)
-                totals[name] = (total, count) if before is None else (before[0] + total, before[1] + count)
+        add_labelled(totals, tasks, batch, model(batch.inputs, [name for name in batch.targets if name in tasks]))
     return totals
+
+
+def add_labelled(totals: TaskSums, tasks: Mapping[str, Task], batch: Batch, outputs: Mapping[str, Tensor]) -> None:
+    """Add the losses over the labelled entries of one batch to the sums of each task."""
+    for name in outputs:
+        weight = batch.weights.get(name) if batch.weights else None
+        total, count = labelled_sum(tasks[name].loss, outputs[name].float(), batch.targets[name], weight)
+        if count > 0:
+            add(totals, name, total, count)
+
+
+def add(totals: TaskSums, name: str, total: Tensor, count: Tensor) -> None:
+    """Add a sum over so many entries to that of a task."""
+    before = totals.get(name)
+    totals[name] = (total, count) if before is None else (before[0] + total, before[1] + count)
 
 
 def task_losses(model: MultiTaskModel, tasks: Mapping[str, Task], batches: Sequence[Batch]) -> dict[str, Tensor]:
