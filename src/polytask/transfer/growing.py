@@ -46,7 +46,7 @@ class FeatureAdapter(nn.Module):
 
 
 class LowRank(nn.Module):
-    """W + B A for every weight matrix of a trunk (LoRA, Hu et al., ICLR 2022): r (rows + columns) each; B is 0 at first.
+    """W + B A for each weight matrix of a trunk (LoRA, Hu et al., ICLR 2022): r (rows + columns) each; B starts at 0.
 
     A tensor with more than two axes is taken as the matrix with fewer rows and columns together. Embedding tables are
     left as they are.
