@@ -206,6 +206,38 @@ class FitConfig(DataConfig):
     out: str = "polytask-model"
 
 
+class FineTuneConfig(DataConfig):
+    """What a fine-tuning can be asked; what is not said of a recipe is as the recipe has it."""
+
+    starts: Names = Field(default_factory=list, alias="from")
+    recipe: str = "careful"
+    lr: float | None = Field(None, gt=0)
+    head_factor: float | None = Field(None, gt=0)
+    depth_decay: float | None = Field(None, gt=0)
+    unfreeze: int | None = Field(None, ge=0)
+    reinit: int | None = Field(None, ge=0)
+    frozen: Names | None = None
+    weight_decay: float | None = Field(None, ge=0)
+    epochs: int | None = Field(None, ge=1)
+    patience: int | None = Field(None, ge=1)
+    soup: int | None = Field(None, ge=0)
+    rule: str | None = None
+    search: bool = False
+    folds: int = Field(5, ge=2, le=50)
+    seeds: int = Field(3, ge=1, le=100)
+    batch_size: int | None = Field(None, ge=1)
+    device: str = "auto"
+    precision: str = "auto"
+    out: str = "polytask-tuned"
+
+    def changes(self) -> dict[str, Any]:
+        """The words about the recipe that were said."""
+        words = ("lr", "head_factor", "depth_decay", "unfreeze", "reinit", "weight_decay", "epochs", "patience", "soup",
+                 "rule")  # fmt: skip
+        said = {word: getattr(self, word) for word in words if getattr(self, word) is not None}
+        return said | ({} if self.frozen is None else {"frozen": tuple(self.frozen)})
+
+
 def load_config(kind: type[C], yaml_file: Path | None, given: dict[str, Any]) -> C:
     """A configuration from a YAML file and from options; an option wins over the file.
 

@@ -7,6 +7,31 @@ from typing import Annotated, Any
 
 import typer
 
+from polytask.cli.options import (
+    BatchSize,
+    ClassWeights,
+    Config,
+    DataArgument,
+    Device,
+    Drop,
+    Epochs,
+    Focal,
+    Group,
+    Holdout,
+    Json,
+    Kinds,
+    Needs,
+    Patience,
+    Precision,
+    Quiet,
+    Seed,
+    Split,
+    Targets,
+    Time,
+    open_asked,
+)
+from polytask.cli.tuning import finetune
+
 app = typer.Typer(
     name="polytask",
     help="Should these tasks be learned together, and if so, how?",
@@ -14,34 +39,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-DataArgument = Annotated[str | None, typer.Argument(help="CSV (.csv, .csv.gz, .tsv) or Parquet file.")]
-Targets = Annotated[
-    str | None,
-    typer.Option(help="Target columns, with kinds if wanted: a,b:binary,c. Names with a comma: as a list in YAML."),
-]
-Kinds = Annotated[str | None, typer.Option(help="Kinds of feature columns, where inference is wrong: zip:categorical.")]
-Drop = Annotated[str | None, typer.Option(help="Columns to leave out.")]
-Group = Annotated[str | None, typer.Option(help="Rows with the same value of this column stay on one side.")]
-Time = Annotated[str | None, typer.Option(help="Train on the oldest rows of this column, test on the newest.")]
-Split = Annotated[str | None, typer.Option(help="Column that says train, valid or test.")]
-Holdout = Annotated[str | None, typer.Option(help="File with the test rows.")]
-Config = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file with the same words; options win.")]
-Needs = Annotated[
-    str | None, typer.Option(help="Targets that count only where another is there (and positive): purchase:click.")
-]
-ClassWeights = Annotated[
-    str | None, typer.Option("--class-weights", help="For rare classes: click:balanced, click:sqrt, click:effective.")
-]
-Focal = Annotated[str | None, typer.Option(help="Focal loss with this gamma: click:2.")]
-Seed = Annotated[int | None, typer.Option(help="Seed of the split (default 0).")]
-Epochs = Annotated[int | None, typer.Option(help="At most so many passes over the data (default 300).")]
-Patience = Annotated[int | None, typer.Option(help="Stop after so many epochs without a better one (default 12).")]
-BatchSize = Annotated[int | None, typer.Option(help="Rows in a batch (default: by the number of rows).")]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
-Precision = Annotated[str | None, typer.Option(help="auto, float32, bf16, fp16.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; warnings and errors only.")]
 
 
 def _version(asked: bool) -> None:
@@ -114,7 +111,7 @@ def _study(given: dict[str, Any], config: Path | None, *, plan: bool, json: bool
     asked = load_config(StudyConfig, config, given)
     if not plan:
         files.check_folder(Path(asked.out), "study", ["state"])
-    table = _open(asked, "study")  # what can be wrong with the data is said before PyTorch is loaded
+    table = open_asked(asked, "study")  # what can be wrong with the data is said before PyTorch is loaded
     from polytask.study.runner import default_jobs
     from polytask.study.study import Study
 
@@ -135,25 +132,6 @@ def _study(given: dict[str, Any], config: Path | None, *, plan: bool, json: bool
         show.console().print(f"\nreport: {work.out / 'report.html'}{model}")
     if result["status"] == "partial":
         raise typer.Exit(show.PARTIAL)
-
-
-def _open(asked: Any, command: str) -> Any:
-    """The table of this configuration; its warnings go to standard error."""
-    from polytask.cli import show
-    from polytask.errors import UserError
-    from polytask.table import read_table
-    from polytask.table.opening import open_table
-
-    if asked.data is None:
-        raise UserError(f"which data? give a file: polytask {command} DATA.csv --targets a,b")
-    if not asked.targets:
-        names = [str(name) for name in read_table(asked.data).columns]
-        listed = ", ".join(names[:30]) + (f" and {len(names) - 30} more" if len(names) > 30 else "")
-        raise UserError(f"which columns are to be predicted? give --targets; '{asked.data}' has: {listed}")
-    table = open_table(asked.data, **asked.columns())
-    if command != "check":  # which shows them itself, notes and all
-        show.findings([finding for finding in table.schema.findings if finding.level == "warning"])
-    return table
 
 
 def _show_plan(foreseen: dict[str, Any], json: bool) -> None:
@@ -242,7 +220,7 @@ def _fit(given: dict[str, Any], config: Path | None, *, json: bool, quiet: bool)
 
     asked = load_config(FitConfig, config, given)
     files.check_folder(Path(asked.out), "model", [files.MANIFEST, "checkpoint"])
-    table = None if asked.stream and asked.data and asked.targets else _open(asked, "fit")
+    table = None if asked.stream and asked.data and asked.targets else open_asked(asked, "fit")
     from polytask.cli.fit import fit_table
 
     result = fit_table(table, asked, quiet=quiet)
@@ -252,6 +230,9 @@ def _fit(given: dict[str, Any], config: Path | None, *, json: bool, quiet: bool)
     rows = [[n, k, v] for n, scores in result["scores"].items() for k, v in scores.items()]
     show.table("Test rows", ["task", "score", "value"], rows)
     show.console().print(f"\nreport: {result['report']}\nmodel:  {asked.out}")
+
+
+app.command()(finetune)
 
 
 @app.command()
@@ -292,7 +273,7 @@ def relate(
         if len(asked.targets) == 1:
             raise UserError("one target is related to nothing: give at least two")
         files.check_folder(Path(asked.out), "relatedness", ["relate.json"])
-        table = _open(asked, "relate")
+        table = open_asked(asked, "relate")
         from polytask.cli.relate import write_relatedness
 
         with show.busy(quiet=quiet or json) as told:
@@ -383,7 +364,7 @@ def check(
         from polytask.cli.check import show_table
         from polytask.config import DataConfig, load_config
 
-        show_table(_open(load_config(DataConfig, config, given), "check"), json=json)
+        show_table(open_asked(load_config(DataConfig, config, given), "check"), json=json)
 
 
 @app.command()

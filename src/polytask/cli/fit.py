@@ -77,7 +77,7 @@ def fit_table(table: Table | None, asked: FitConfig, *, quiet: bool) -> dict[str
     model.cpu()
     scores = evaluate(model, data.tasks, data.test.batches(VALID_BATCH))
     about = {"source": data.name, "balancer": asked.balancer, "sampler": asked.sampler, "scores": scores}
-    _draw(out, about | {"trunk": asked.trunk}, run, model, data, stages)
+    draw_run(out, about | {"trunk": asked.trunk}, run, model, data, stages)
     TablePredictor(data.preprocessor, data.tasks, [(names, settings)], model, about).save(out)
     shutil.rmtree(checkpoint)
     return {"scores": scores, "seconds": run.seconds, "epochs": len(run.evaluations), "best": run.best, "out": str(out),
@@ -122,7 +122,7 @@ def weighted(balancer: Balancer, asked: FitConfig, sampler: TaskSampler, names: 
     return Faded(balancer, paces, steps=asked.weights_epochs * sampler.steps_per_epoch, tasks=names)
 
 
-def _draw(
+def draw_run(
     out: Path,
     about: Mapping[str, Any],
     run: Run,

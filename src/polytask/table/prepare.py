@@ -55,6 +55,7 @@ def prepare(
     needs: Mapping[str, Sequence[str]] | None = None,
     class_weights: Mapping[str, Any] | None = None,
     focal: Mapping[str, float] | None = None,
+    preprocessor: Preprocessor | None = None,
     **columns: Any,
 ) -> Prepared:
     """Open a table, fit the preprocessing on its training rows, make the tasks.
@@ -64,13 +65,18 @@ def prepare(
         needs: target -> targets without which it does not count (see `Task.needs`), on all three sides.
         class_weights: target -> a name of `losses.WEIGHTINGS`, or numbers.
         focal: target -> gamma of the focal loss.
+        preprocessor: that of a trained model, which then reads the columns; by default one is fitted.
         columns: as for `open_table`.
     """
     table = source if isinstance(source, Table) else open_table(source, seed=seed, **columns)
     frame, schema, split = table.frame, table.schema, table.split
     needs, class_weights, focal = needs or {}, class_weights or {}, focal or {}
     _check_names(schema, needs=needs, class_weights=class_weights, focal=focal)
-    preprocessor = Preprocessor.fit(frame.iloc[split.train], schema)
+    seen = frame.iloc[split.train]
+    if preprocessor is None:
+        preprocessor = Preprocessor.fit(seen, schema)
+    else:
+        preprocessor = preprocessor.for_targets(seen, schema.targets)
     sides, labels = {}, {}
     for side in ("train", "valid", "test"):
         rows = frame.iloc[getattr(split, side)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -65,6 +65,12 @@ class Preprocessor:
         unbinned = cls(transforms, schema.targets, statistics, ())
         edges = tuple(_edges(column) for column in unbinned.inputs(frame_train)["numeric"].T)
         return cls(transforms, schema.targets, statistics, edges)
+
+    def for_targets(self, frame_train: pd.DataFrame, targets: tuple[Target, ...]) -> Preprocessor:
+        """The same inputs for other targets, with statistics of their training rows."""
+        columns = _columns(frame_train, [target.name for target in targets])
+        statistics = {t.name: _mean_and_deviation(read_target(columns[t.name], t)) for t in targets}
+        return replace(self, labels=targets, statistics=statistics)
 
     def inputs(self, frame: pd.DataFrame) -> dict[str, np.ndarray]:
         """{"numeric": (N, F) float32, "categorical": (N, C) int64}; other columns of the frame are ignored.
