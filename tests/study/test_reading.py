@@ -104,6 +104,20 @@ def test_mean_over_tasks() -> None:
     assert (found.delta_m["low"], found.delta_m["high"]) == pytest.approx((by_hand.low, by_hand.high))
 
 
+def test_the_mean_is_over_tasks_that_are_learnt() -> None:
+    tasks = {"r": Task.regression("r"), "b": Task.binary("b")}
+    one, two = reading(9.0, 8.0), reading(0.88, 0.88, name="b")
+    base = reading(10.0, 10.0), reading(0.8, 0.8, name="b")
+    arm = Reading(one.full | two.full, one.deleted | two.deleted, {})
+    alone = Reading(base[0].full | base[1].full, base[0].deleted | base[1].deleted, {})
+    found = compare(tasks, arm, alone, 0.95, ["r"])
+    assert found.delta_m == compare(REGRESSION, one, base[0], 0.95).delta_m
+    assert found.tasks["b"]["percent"] == pytest.approx(10.0), "what was measured stays"
+    assert found.tasks["b"]["verdict"] == found.tasks["b"]["adjusted"] == "not learnt"
+    assert found.tasks["r"]["adjusted"] == compare(REGRESSION, one, base[0], 0.95).tasks["r"]["adjusted"], "one test"
+    assert compare(tasks, arm, alone, 0.95, []) == compare(tasks, arm, alone, 0.95), "nothing learnt: all count"
+
+
 def test_the_arm_itself_gains_nothing_for_certain() -> None:
     found = compare(REGRESSION, reading(1.0, 2.0, 3.0), reading(1.0, 2.0, 3.0), 0.95).tasks["r"]
     assert (found["percent"], found["low"], found["high"]) == (0.0, 0.0, 0.0)

@@ -96,12 +96,42 @@ def test_groups_without_effect_do_not_hide_that_sharing_everything_harms() -> No
     assert (found["share"], found["arm"]) == ("none", "single")
     assert found["headline"] == (
         "Do not share: one joint model (hard+equal) worsens the scores by 3.0 % on average; a and b lose, and "
-        "smaller groups show no clear gain."
+        "'groups' shows no clear gain."
     )
     assert (
         "All tasks in one joint model (hard+equal) change the scores by -3.0 % (95 % interval -5.0 % to -1.0 %)."
         in (found["why"])
     )
+
+
+def test_a_cure_that_only_avoids_the_harm_does_not_hide_it() -> None:
+    """Cross-stitch units can learn to share nothing: no harm is then no reason to share."""
+    record = study(joint=(0.35, DOWN, [DOWN, DOWN, OPEN]))
+    record["arms"]["soft"] = arm("joint", 0.42, [["a", "b", "c"]], OPEN, dict(zip("abc", [OPEN] * 3, strict=True)))
+    assert recommend(record)["share"] == "unclear"
+    record["arms"]["soft"]["cures"] = ["a", "b"]
+    found = recommend(record)
+    assert (found["share"], found["arm"], found["judged"]) == ("none", "single", "hard+equal")
+    assert found["headline"].endswith("a and b lose, and the cure (soft) shows no clear gain.")
+
+
+def test_groups_that_look_like_a_gain_are_not_called_off() -> None:
+    """Sharing everything harms, but the groups may gain as much as 1 %: more seeds could show it."""
+    likely = (2.4, -0.1, 4.9)
+    groups = (0.45, likely, [likely, OPEN, OPEN], [["a", "c"], ["b"]])
+    found = recommend(study(joint=(0.35, DOWN, [DOWN, DOWN, OPEN]), groups=groups))
+    assert (found["share"], found["arm"], found["judged"]) == ("unclear", "groups", "groups")
+
+
+def test_a_task_that_nobody_learns_speaks_for_nothing() -> None:
+    """Two tasks of noise cannot outvote the mean, whatever one way of learning nothing gains over the other."""
+    record = study(joint=(0.45, OPEN, [UP, UP, OPEN]))
+    assert recommend(record)["share"] == "all", "two tasks that agree"
+    for name in "ab":
+        record["arms"]["hard+equal"]["gains"][name] |= {"verdict": "not learnt", "adjusted": "not learnt"}
+    found = recommend(record)
+    assert found["share"] == "unclear"
+    assert any(reason.startswith("a and b are not learnt: on the validation rows") for reason in found["why"])
 
 
 def test_groups_without_effect_stay_unclear_where_sharing_everything_gains() -> None:

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from polytask.reports.wording import MARKS, MINUS, finite, fit, name, number, percent
 
 WIDE, NARROW = 860, 360
-CLASSES = {"gains": "gains", "loses": "loses", "not enough evidence": "unclear"}
+CLASSES = {"gains": "gains", "loses": "loses", "not enough evidence": "unclear", "not learnt": "unclear"}
 LINE_STYLES = 9
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-COLOURS = {"gains": "bold blue", "loses": "bold dark_orange", "not enough evidence": "dim"}
+COLOURS = {"gains": "bold blue", "loses": "bold dark_orange", "not enough evidence": "dim", "not learnt": "dim"}
 
 
 def verdict_table(study: Mapping[str, Any]) -> RenderableType:

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 MISSING = "–"
 MINUS = "\N{MINUS SIGN}"
 THIN = "\N{NARROW NO-BREAK SPACE}"
-VERDICTS = ("gains", "loses", "not enough evidence")
+VERDICTS = ("gains", "loses", "not enough evidence", "not learnt")
 DOUBT = "†"  # clear alone, not after the correction for many comparisons
-MARKS = {"gains": "▲", "loses": "▼", "not enough evidence": "○"}
+MARKS = {"gains": "▲", "loses": "▼", "not enough evidence": "○", "not learnt": "·"}
 ROLES = {
     "baseline": "one network per task",
     "joint": "one shared network",

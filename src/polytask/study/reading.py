@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from polytask.task import Task
 
 Array = NDArray[np.float64]
 LATENCY_ROWS = (1, 256)
+NOT_LEARNT = "not learnt"
 TO_SEE = 1.0  # percent: the effect for which the seeds and rows needed are told
 
 
@@ -68,12 +69,24 @@ class Gains:
         return {"gains": self.tasks, "delta_m": self.delta_m, "power": self.power}
 
 
-def compare(tasks: Mapping[str, Task], arm: Reading, baseline: Reading, confidence: float) -> Gains:
+def compare(
+    tasks: Mapping[str, Task],
+    arm: Reading,
+    baseline: Reading,
+    confidence: float,
+    learnt: Collection[str] | None = None,
+) -> Gains:
     """Relative gains in percent, paired by seed and by test rows; up is good.
 
     The denominator is the baseline's mean over seeds on the same rows. `adjusted` is the verdict of a task after
     Holm's correction over the tasks of the arm.
+
+    Args:
+        learnt: the tasks that one of the two predicts better than a constant, by the validation rows; all by default.
+            One way to learn nothing can be better than another: the others have no verdict and no part in the mean,
+            unless there are none else.
     """
+    counted = [name for name in tasks if learnt is None or name in learnt] or list(tasks)
     full, deleted = [], []
     intervals: dict[str, relate.Interval] = {}
     for name, task in tasks.items():
@@ -84,15 +97,20 @@ def compare(tasks: Mapping[str, Task], arm: Reading, baseline: Reading, confiden
             for mine, base in ((arm.full[name], baseline.full[name]), (arm.deleted[name], baseline.deleted[name]))
         )
         intervals[name] = relate.paired_interval(gains, without, confidence)
-        full.append(gains)
-        deleted.append(without)
-    p_values = [interval.p_value for interval in intervals.values()]
+        if name in counted:
+            full.append(gains)
+            deleted.append(without)
+    adjusted = dict(zip(counted, relate.holm([intervals[name].p_value for name in counted]), strict=True))
     result = {}
-    for (name, interval), p in zip(intervals.items(), relate.holm(p_values), strict=True):
+    for name, interval in intervals.items():
         sign = 1 if tasks[name].score.higher_is_better else -1
         difference = float((arm.full[name].mean() - baseline.full[name].mean()) * sign)
-        adjusted = interval.verdict if p < 1 - confidence else "not enough evidence"
-        result[name] = _as_dict(interval) | {"difference": difference, "adjusted": adjusted}
+        result[name] = _as_dict(interval) | {"difference": difference}
+        if name in counted:
+            sure = interval.verdict if adjusted[name] < 1 - confidence else "not enough evidence"
+            result[name] |= {"adjusted": sure}
+        else:
+            result[name] |= {"verdict": NOT_LEARNT, "adjusted": NOT_LEARNT}
     mean = relate.mean_interval(np.stack(full), np.stack(deleted), confidence)
     power = _power(mean, confidence) | {"tasks": {name: _power(one, confidence) for name, one in intervals.items()}}
     return Gains(result, _as_dict(mean), power)

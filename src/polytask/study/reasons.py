@@ -25,8 +25,8 @@ def reasons(study: Record, arms: Record, chosen: str, together: str | None) -> l
     if mean.get("low") is not None:
         found.append(f"On the test rows, touched only now, its mean gain is {interval(mean, level)}.")
     found += [_tasks_that(arm, "gains", "gain"), _tasks_that(arm, "loses", "lose (negative transfer)")]
-    found += [_not_after_correction(arm, level), _open(arm), _alone(arm), _all_in_one(arms, chosen, together, level)]
-    found += [_spared(arms, chosen), _cost(single, arm)]
+    found += [_not_learnt(arm), _not_after_correction(arm, level), _open(arm), _alone(arm)]
+    found += [_all_in_one(arms, chosen, together, level), _spared(arms, chosen), _cost(single, arm)]
     if not items(signal(study, "gradients"), "p_value"):  # which is without noise, and among the decisions
         found.append(_conflict(arm) or _conflict(arms.get("hard+equal")))
     found += [_outside(arms), _added(chosen, arm)]
@@ -52,6 +52,17 @@ def _tasks_that(arm: Record, verdict: str, verb: str) -> str:
         first, space, rest = verb.partition(" ")
         verb = first + "s" + space + rest
     return f"{len(names)} of {len(arm['gains'])} tasks {verb}: {listed(names)}." if names else ""
+
+
+def _not_learnt(arm: Record) -> str:
+    names = tasks_that(arm, "not learnt")
+    if not names:
+        return ""
+    verb, who = ("are", "they do") if len(names) > 1 else ("is", "it does")
+    return (
+        f"{listed(names)} {verb} not learnt: on the validation rows neither way predicts better than a constant, so "
+        f"that {who} not count."
+    )
 
 
 def _not_after_correction(arm: Record, level: int) -> str:

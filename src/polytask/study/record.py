@@ -97,8 +97,8 @@ class Reader:
             "gains": {}, "delta_m": None,
             "settings": {"all" if len(arm.networks) == 1 else ", ".join(n.tasks):
                          dict(n.candidates[self.tuned[n]]) for n in arm.networks},
-            "valid_skill": None, "scores": {}, "metrics": {}, "curves": {}, "conflict": None, "sharing": None,
-            "course": None, "cost": {"parameters": None, "train_seconds": None, "latency_ms": None},
+            "valid_skill": None, "skill": {}, "scores": {}, "metrics": {}, "curves": {}, "conflict": None,
+            "sharing": None, "course": None, "cost": {"parameters": None, "train_seconds": None, "latency_ms": None},
         }  # fmt: skip
         entry |= {key: value for key, value in (
             ("why", arm.why), ("cures", list(arm.cures)), ("proposal", arm.signal and {"signal": arm.signal}),
@@ -120,7 +120,7 @@ class Reader:
     def _trained(self, arm: Arm) -> dict[str, Any]:
         """Skill, cost, learning curves and conflict of an arm of networks."""
         seconds, parameters = 0.0, 0
-        skills: list[Any] = []
+        skills: dict[str, float] = {}
         curves: dict[str, Any] = {}
         for network in arm.networks:
             records = [self.finals[spec] for spec in self.specs(network)]
@@ -130,7 +130,7 @@ class Reader:
             for name in network.tasks:
                 path = [e["skill"][name] for e in run["evaluations"]]
                 curves[name] = {"epoch": list(range(len(path))), "skill": path, "best": run["best"]}
-            skills += [np.mean([record["honest_skill"][name] for record in records]) for name in network.tasks]
+            skills |= {n: float(np.mean([r["honest_skill"][n] for r in records])) for n in network.tasks}
         model = combine([load_model(self.folder, self.rows, self.specs(n)[0]) for n in arm.networks])
         milliseconds = reading.latency(model, self.data.test)
         cost = {"parameters": parameters, "train_seconds": seconds, "latency_ms": milliseconds}
@@ -138,8 +138,8 @@ class Reader:
         rows = self.data.valid.take(slice(SHARING_ROWS)).inputs
         sharing = describe_sharing(model.trunk, model.names, rows)
         course = course_of(self.finals[self.specs(arm.networks[0])[0]]["run"]) if len(arm.networks) == 1 else None
-        return {"valid_skill": float(np.mean(skills)), "cost": cost, "curves": curves, "conflict": conflict,
-                "sharing": sharing, "course": course}  # fmt: skip
+        return {"valid_skill": float(np.mean(list(skills.values()))), "skill": skills, "cost": cost, "curves": curves,
+                "conflict": conflict, "sharing": sharing, "course": course}  # fmt: skip
 
     def _conflict(self, network: Network) -> dict[str, Any] | None:
         """Gradient cosines over training (first seed), and how often they were negative (all seeds)."""

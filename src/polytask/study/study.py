@@ -187,13 +187,13 @@ class Study:
     ) -> dict[str, Any]:
         readings = {arm.name: reader.read(arm) for arm in arms}
         baseline = readings["single"]
-        entries = {}
+        entries: dict[str, dict[str, Any]] = {}
         for arm in arms:
             entry = reader.entry(arm, readings[arm.name])
             mine = readings[arm.name]
             if arm.role != "baseline" and isinstance(mine, Reading) and isinstance(baseline, Reading):
-                gains = reading.compare(data.tasks, mine, baseline, CONFIDENCE)
-                entry |= gains.to_json()
+                learnt = [n for n in data.tasks if max(entry["skill"].get(n, 0), entries["single"]["skill"][n]) > 0]
+                entry |= reading.compare(data.tasks, mine, baseline, CONFIDENCE, learnt).to_json()
             entries[arm.name] = entry
         study = self._header(data) | {"arms": entries, "seconds": time.monotonic() - started}
         study |= {"relatedness": grower.record(), "experiments": grower.experiments}
@@ -224,7 +224,8 @@ class Study:
             "data": {"source": data.name, "rows": len(data.frame), "split": split, "features": features,
                      "findings": findings},
             "tasks": tasks, "confidence": CONFIDENCE,
-            "delta_m_rule": "mean over tasks of the relative change of each task's score, in percent; up is good",
+            "delta_m_rule": "mean, over the tasks that are learnt at all, of the relative change of each task's score, "
+                            "in percent; up is good",
         }  # fmt: skip
 
     def _save_model(

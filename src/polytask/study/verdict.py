@@ -9,6 +9,7 @@ from polytask.study.negative import negative_transfer
 from polytask.study.reasons import reasons
 from polytask.study.wording import SHARING, Record, grouped, listed, losers, percent, plain_joint, surely
 
+PROMISING = 1.0  # percent: a mean gain that is worth more seeds, even where it is not clear
 FEWEST = 2  # tasks that must be clear where the mean is not
 NOTHING = "Nothing was learned: on the validation rows no network predicts better than a constant, shared or not."
 
@@ -18,7 +19,8 @@ def recommend(study: Record) -> dict[str, Any]:
 
     The arm that is judged is the one that shares with the best validation skill; the test rows judge it, and no other
     arm. So the best of several lucky arms is not mistaken for a good one. One more question is asked where that arm
-    shares in groups only and shows nothing: whether sharing everything, again as the validation rows prefer it, harms.
+    shows nothing, not even the look of a gain: whether sharing everything without a cure, again as the validation rows
+    prefer it, harms. For then groups or a cure have only avoided the harm.
     """
     arms = {name: arm for name, arm in study["arms"].items() if arm["status"] == "done"}
     shared = {name: arm for name, arm in arms.items() if arm["role"] in SHARING}
@@ -26,7 +28,8 @@ def recommend(study: Record) -> dict[str, Any]:
         return _without_comparison(study, arms)
     chosen = max(shared, key=lambda name: shared[name]["valid_skill"])
     share, judged, together = _decide(shared[chosen]), chosen, _together(arms)
-    if share == "unclear" and together and _decide(arms[together]) == "none":
+    promising = ((shared[chosen]["delta_m"] or {}).get("percent") or 0.0) >= PROMISING
+    if share == "unclear" and not promising and together and _decide(arms[together]) == "none":
         share, judged = "none", together
     learnt = max(arms["single"]["valid_skill"], arms[chosen]["valid_skill"]) > 0
     share = share if learnt else "unclear"  # one way to learn nothing can be better than another
@@ -45,8 +48,8 @@ def recommend(study: Record) -> dict[str, Any]:
 
 
 def _together(arms: Record) -> str | None:
-    """The way to share everything that did best on the validation rows."""
-    joint = {name: arm["valid_skill"] for name, arm in arms.items() if arm["role"] == "joint"}
+    """The way to share everything that did best on the validation rows; a cure against its harm is not that way."""
+    joint = {name: arm["valid_skill"] for name, arm in arms.items() if arm["role"] == "joint" and not arm.get("cures")}
     return max(joint, key=lambda name: joint[name], default=None)
 
 
@@ -101,7 +104,8 @@ def _headline(share: str, study: Record, chosen: str, judge: str, arm: str) -> s
         return f"Share these groups: {grouped(judged['groups'])}. Against separate networks this {says}."
     if judge == chosen:
         return f"Do not share: even the best way to share ({chosen}) {says}."
-    return f"Do not share: {kind} ({judge}) {says}, and smaller groups show no clear gain."
+    rest = f"the cure ({chosen})" if study["arms"][chosen].get("cures") else f"'{chosen}'"
+    return f"Do not share: {kind} ({judge}) {says}, and {rest} shows no clear gain."
 
 
 def _by_mean(judged: Record) -> str:
