@@ -1,4 +1,4 @@
-"""Linear heads computed from features without training: class means, and ridge regression with its own choice of lambda."""
+"""Linear heads computed from features without training: class means, and ridge regression that chooses lambda."""
 
 from __future__ import annotations
 
@@ -104,11 +104,8 @@ def _calibration(scores: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
 
     The scale is above 0: an order of rows is never turned round.
     """
-    count = classes.sum(0)
-    wanted = torch.where(classes.bool(), (count + 1) / (count + len(count)), 1 / (count + len(count)))
-    # the others share what is left by the count of the row's own class
-    own = (classes * count).sum(1, keepdim=True)
-    wanted = torch.where(classes.bool(), wanted, 1 / (own + len(count)))
+    own = (classes @ classes.sum(0))[:, None]  # rows of the same class
+    wanted = torch.where(classes.bool(), own + 1, 1.0) / (own + classes.shape[1])
     scaled = SCALES.to(scores)[:, None, None] * scores  # (scales, N, K)
     shift = torch.zeros(len(SCALES)).to(scores)
     if scores.shape[1] == 1:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from polytask.batch import Batch
 from polytask.errors import UserError, nearest
 from polytask.heads import make_head
 from polytask.model import MultiTaskModel
-from polytask.sampling import EachTask, TensorSource
+from polytask.sampling import EachTask, Source, TensorSource
 from polytask.task import Task
 from polytask.training import Stage, fit
 from polytask.training.evaluating import evaluation_mode
@@ -21,7 +22,7 @@ from polytask.transfer.growing import grow
 
 CLOSED_FORMS: dict[str, Callable[[Task, Tensor, Tensor], nn.Linear]] = {"ridge": ridge, "prototypes": prototypes}
 """Heads that are computed: from the task, features (N, d) and targets (N,)."""
-TRAINED: dict[str, Mapping[str, Any]] = {
+TRAINED: dict[str, dict[str, Any]] = {
     "head": {"adapter": 0, "rank": 0},
     "adapters": {},
     "full": {"adapter": 0, "rank": 0, "frozen": False},
@@ -94,12 +95,30 @@ def few_shot(
         _check_labels(task, labels)
         options = {"adapter": adapter, "rank": rank, "reads": reads} | TRAINED[how]
         grown = grow(model, task.name, make_head(task, model.trunk.out_features), **options)
-        last = {"epoch": steps} if plan is None or valid is None else {}
-        sampler = EachTask({task.name: labels.to(next(model.parameters()).device)},
-                           batch_size=min(batch_size, len(labels)), seed=seed, **last)  # fmt: skip
-        stages = plan or Stage(epochs=1, patience=None)
-        fit(grown, {task.name: task}, sampler, valid or labels.batches(ROWS), plan=stages)
+        train(grown, task, labels, plan or Stage(), valid, steps=steps, batch_size=batch_size, seed=seed)
     return grown.eval()
+
+
+def train(
+    model: MultiTaskModel,
+    task: Task,
+    labels: TensorSource,
+    plan: Stage | Sequence[Stage],
+    valid: Sequence[Batch] | None,
+    *,
+    steps: int,
+    batch_size: int,
+    seed: int,
+) -> None:
+    """Train one task; without validation rows each stage is one epoch of so many steps, of which the last counts."""
+    stages = [plan] if isinstance(plan, Stage) else list(plan)
+    epoch: Literal["longest"] | int = "longest"
+    if valid is None:
+        stages = [replace(stage, steps=stage.steps or steps, patience=None) for stage in stages]
+        epoch = max(stage.steps or steps for stage in stages)
+    rows: dict[str | tuple[str, ...], Source] = {task.name: labels.to(next(model.parameters()).device)}
+    sampler = EachTask(rows, batch_size=min(batch_size, len(labels)), epoch=epoch, seed=seed)
+    fit(model, {task.name: task}, sampler, labels.batches(ROWS) if valid is None else valid, plan=stages)
 
 
 def _computed(
