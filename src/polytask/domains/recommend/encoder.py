@@ -32,6 +32,21 @@ class Attention(nn.Module):
         return (torch.where(filled, weights, 0.0).unsqueeze(-1) * items).sum(1)
 
 
+class _Tables(nn.Embedding):
+    """Embedding tables of one dimension, one below the other."""
+
+    def __init__(self, rows: int, dimension: int, starts: Sequence[int], sparse: bool, deviation: float) -> None:
+        self.starts, self.deviation = tuple(starts), deviation  # for `reset_parameters`, which the next line calls
+        super().__init__(rows, dimension, sparse=sparse)
+
+    def reset_parameters(self) -> None:
+        """Small random numbers; what training may never meet stands in the middle of them."""
+        nn.init.normal_(self.weight, std=self.deviation)
+        with torch.no_grad():
+            for start in self.starts:
+                self.weight[start : start + UNKNOWN + 1] = 0.0
+
+
 class _Bank(nn.Module):
     """All tables of one dimension as one matrix, looked up once per batch."""
 
@@ -50,11 +65,7 @@ class _Bank(nn.Module):
             if one.table_name not in starts:
                 starts[one.table_name] = rows
                 rows += fitted.codings[one.table_name].rows
-        self.table = nn.Embedding(rows, dimension, sparse=sparse)
-        nn.init.normal_(self.table.weight, std=deviation)
-        with torch.no_grad():  # what training may never meet stands in the middle
-            for start in starts.values():
-                self.table.weight[start : start + UNKNOWN + 1] = 0.0
+        self.table = _Tables(rows, dimension, list(starts.values()), sparse, deviation)
         # tensors, not lists of numbers: the whole encoder compiles and exports
         self.register_buffer("places", torch.tensor([place for place, _ in singles], dtype=torch.long), False)
         self.register_buffer("offsets", torch.tensor([starts[one.table_name] for one in self.singles]).long(), False)
