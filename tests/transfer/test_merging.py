@@ -48,6 +48,11 @@ def test_ties_by_hand():
     assert Ties(0.3)(vectors).tolist() == expected
 
 
+def test_the_sign_is_elected_after_trimming():
+    vectors = torch.tensor([[4.0, 0.0], [-3.0, 9.0], [-3.0, 9.0]])
+    assert Ties(0.5)(vectors).tolist() == [4.0, 9.0]  # all three would have elected -
+
+
 def test_ties_that_cancel_add_nothing_and_equal_ones_at_the_edge_all_stay():
     assert Ties(1.0)(torch.tensor([[2.0, 1.0], [-2.0, 1.0]])).tolist() == [0.0, 1.0]
     assert Ties(0.25)(torch.tensor([[1.0, -1.0, 1.0, 0.5]])).tolist() == [1.0, -1.0, 1.0, 0.0]
@@ -112,6 +117,7 @@ def test_the_order_of_the_networks_does_not_matter(method):
     start, models = three()
     turned = {name: models[name] for name in ("c", "a", "b")}
     assert same(state(merge(models, start, method)), state(merge(turned, start, method)))
+    assert TaskVectors(turned, start).drift() == TaskVectors(models, start).drift()
 
 
 def test_weights_of_tasks_are_relative():
@@ -284,6 +290,10 @@ def test_the_search_writes_down_every_trial_and_returns_the_best(searched):
     scores = evaluate(found.model, TASKS, valid(), every_score=False)
     for name, task in TASKS.items():
         assert scores[name][task.score.name] == found.run.evaluations[found.run.best].scores[name]
+    for trial, evaluation in list(zip(found.trials, found.run.evaluations, strict=True))[1:]:
+        again = merge(models, start, trial.method, scale=trial.scale, weights=trial.weights or None)
+        scores = evaluate(again, TASKS, valid(), every_score=False)
+        assert evaluation.scores == {name: scores[name][task.score.name] for name, task in TASKS.items()}
     again = merge(models, start, found.chosen.method, scale=found.chosen.scale, weights=found.chosen.weights or None)
     assert same(state(again), state(found.model))
     assert found.run.seconds > 0

@@ -70,7 +70,7 @@ class Ties:
         kept = math.ceil(self.density * vectors.shape[1])
         least = size.kthvalue(vectors.shape[1] - kept + 1, dim=1, keepdim=True).values
         trimmed = vectors.where(size >= least, 0.0)
-        agrees = (trimmed.sign() == trimmed.sum(0).sign()) & (trimmed != 0)
+        agrees = trimmed.sign() == trimmed.sum(0).sign()
         return trimmed.where(agrees, 0.0).sum(0) / agrees.sum(0).clamp_min(1)
 
 
