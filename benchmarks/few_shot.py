@@ -3,9 +3,9 @@
     POLYTASK_DATA=../shared/data python -m benchmarks.few_shot [tox21] [qm8]   # a quarter of an hour of one core
     python -m benchmarks.few_shot --tables                                     # the tables and the figure again
 
-One task is left out of a joint trunk of the other eleven. n of its labels are drawn, each class at its share and at least
-one row of each; every way of learning gets the same rows. Learning rates and steps are chosen per way and n on another
-left-out task, three settings each; training from scratch is chosen in the same way. Scores are of the test rows.
+One task is left out of a joint trunk of the other eleven. n of its labels are drawn, each class at its share and at
+least one row of each; every way of learning gets the same rows. Learning rates and steps are chosen per way and n on
+another left-out task, three settings each; training from scratch is chosen in the same way. Scores are of test rows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import numpy as np

@@ -113,5 +113,11 @@ class Metadata(TaskDescriptor):
         self.vectors = torch.cat([self.vectors, vector.detach().to(self.vectors)[None]])
         self.names = (*self.names, name)
 
+    def given(self, name: str) -> Tensor:
+        """The vector of one task, before the encoder."""
+        if name not in self.names:
+            raise UserError(f"task '{name}' has no descriptor{nearest(name, self.names)}")
+        return self.vectors[self.names.index(name)]
+
     def table(self) -> Tensor:
         return self.encoder(self.vectors)
