@@ -132,6 +132,8 @@ class StudyConfig(DataConfig):
     budget: Annotated[float | None, BeforeValidator(parse_seconds)] = Field(None, gt=0)
     models: int | None = Field(None, ge=1)
     cures: bool = True
+    distil: bool = False
+    merge: bool = False
     epochs: int = Field(300, ge=1)
     patience: int = Field(12, ge=1)
     batch_size: int | None = Field(None, ge=1)

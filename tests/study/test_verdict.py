@@ -199,7 +199,7 @@ def test_a_branching_model_is_judged_like_any_that_shares() -> None:
     found = recommend(made)
     assert (found["share"], found["arm"], found["judged"]) == ("all", "branched", "branched")
     assert found["headline"].startswith("Share all: one branching model (branched) improves")
-    assert "'branched' was added while the study ran: where the layers' gradients part." in found["why"]
+    assert "'branched' was made while the study ran: where the layers' gradients part." in found["why"]
 
 
 def test_what_could_not_be_seen_is_said() -> None:

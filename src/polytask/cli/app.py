@@ -79,6 +79,8 @@ def study(
     cures: Annotated[
         bool | None, typer.Option("--cures/--no-cures", help="Try cures where a task loses by sharing (default: yes).")
     ] = None,
+    distil: Annotated[bool | None, typer.Option("--distil", help="One student of the separate networks too.")] = None,
+    merge: Annotated[bool | None, typer.Option("--merge", help="Merged copies of the joint network too.")] = None,
     budget: Annotated[str | None, typer.Option(help="About how long it may take: 90s, 2m, 1.5h.")] = None,
     out: Annotated[str | None, typer.Option(help="Output folder (default polytask-study).")] = None,
     seed: Seed = None,

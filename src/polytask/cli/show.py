@@ -157,6 +157,7 @@ class StudyProgress:
         names += " ..." if len(spec.network.tasks) > 3 else ""
         network = spec.network
         shared = f"{network.trunk}+{network.balancer}" if len(network.tasks) > 1 else "single"
+        shared = network.after.how if network.after else shared
         method = "trees" if network.is_trees else shared
         skills = record.get("skill", {}).values()
         outcome = f"skill {sum(skills) / len(skills):.3f}" if skills else f"failed: {clean(record['error'])}"

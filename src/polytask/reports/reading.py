@@ -8,8 +8,8 @@ from typing import Any
 from polytask.errors import UserError
 from polytask.reports.wording import DOUBT, VERDICTS, finite
 
-ORDER = ("baseline", "joint", "groups", "branched", "reference")
-SHARING = ("joint", "groups", "branched")
+ORDER = ("baseline", "joint", "groups", "branched", "distilled", "merged", "reference")
+SHARING = ("joint", "groups", "branched", "distilled", "merged")
 Arm = Mapping[str, Any]
 
 

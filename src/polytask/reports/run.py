@@ -8,6 +8,7 @@ from typing import Any
 from polytask.reports import architecture, svg
 from polytask.reports.course import course, course_of
 from polytask.reports.reading import items, part
+from polytask.reports.tuned import tuned
 from polytask.reports.wording import duration, finite, name, number
 
 
@@ -15,19 +16,23 @@ def run_page(record: Mapping[str, Any]) -> dict[str, Any]:
     """Everything the template of one training needs."""
     run, source = part(record, "run"), record.get("source") or "the data"
     found, sharing = course_of(run), part(record, "sharing")
+    fine_tuning = part(record, "finetuning")
     best, count = finite(run.get("best")), len(found["epoch"])
     title = f"The course of the training of {name(source)}"
     wide, narrow = course(found, title), course(found, title, svg.NARROW)
     headline = (
         f"{len(found['tasks'])} tasks learned together (trunk {record.get('trunk')}, balancer {record.get('balancer')})"
     )
+    told = tuned(fine_tuning) if fine_tuning else None
     return {
         "record": record,
+        "tuned": told,
+        "command": "polytask finetune" if told else "polytask fit",
         "source": source,
         "epochs": number(count),
         "steps": number(run.get("steps")),
         "seconds": duration(run.get("seconds")),
-        "headline": headline + (f"; epoch {number(best)} was kept." if best is not None else "."),
+        "headline": told["headline"] if told else headline + (f"; epoch {number(best)} was kept." if best is not None else "."),
         "scores": [{"name": n, "words": ", ".join(f"{name(k, 40)} {number(v)}" for k, v in part(s).items())}
                    for n, s in part(record, "scores").items()],
         "curves": [{"task": task, "picture": _curve(run, task)} for task in found["tasks"]],

@@ -18,6 +18,8 @@ ROLES = {
     "joint": "one shared network",
     "groups": "shared within groups",
     "branched": "one network that branches",
+    "distilled": "one student of the separate networks",
+    "merged": "fine-tuned copies, merged",
     "reference": "outside reference",
 }
 

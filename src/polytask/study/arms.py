@@ -10,12 +10,14 @@ from polytask import files
 from polytask.errors import UserError, nearest
 from polytask.names import canonical, split_sampler
 
-Role = Literal["baseline", "joint", "groups", "branched", "reference"]
+Role = Literal["baseline", "joint", "groups", "branched", "distilled", "merged", "reference"]
 Tree = tuple[tuple[tuple[str, ...], ...], ...]
 
 DEFAULT_ARMS = ("single", "hard+equal", "hard+uncertainty", "hard+pcgrad", "mmoe+equal", "groups", "trees")
 LATER = ("groups", "branched")
 """Arms that are decided by what the others show."""
+FOLLOWING = ("distil", "merge")
+"""Arms that are made of networks that others have trained."""
 
 CANDIDATES: tuple[dict[str, Any], ...] = (
     {"width": 128, "depth": 2, "dropout": 0.1, "bins": 24, "lr": 1e-3, "weight_decay": 1e-4},
@@ -37,7 +39,8 @@ TREE_CANDIDATES: tuple[dict[str, Any], ...] = (
 class Network:
     """One thing that is trained: a trunk, a balancer, a sampler and the tasks it serves. Arms may share networks.
 
-    `tree`: of a branched trunk, the groups of tasks that share each hidden layer.
+    `tree`: of a branched trunk, the groups of tasks that share each hidden layer. `after`: the finished networks that
+    it is made from, where it is.
     """
 
     trunk: str
@@ -45,13 +48,15 @@ class Network:
     tasks: tuple[str, ...]
     sampler: str = "all"
     tree: Tree = ()
+    after: After | None = None
 
     @property
     def slug(self) -> str:
         """A file name that no other network has."""
         sampler = "" if self.sampler == "all" else f"{files.slug(self.sampler)}-"
         tree = f"{files.slug(repr(self.tree))[-6:]}-" if self.tree else ""
-        return f"{self.trunk}-{self.balancer}-{sampler}{tree}{files.slug(chr(31).join(self.tasks))}"
+        after = f"{self.after.how}-{files.slug(repr(self.after))[-6:]}-" if self.after else ""
+        return f"{self.trunk}-{self.balancer}-{sampler}{tree}{after}{files.slug(chr(31).join(self.tasks))}"
 
     @property
     def structure(self) -> dict[str, Any]:
@@ -66,7 +71,23 @@ class Network:
     @property
     def candidates(self) -> tuple[dict[str, Any], ...]:
         """The settings that tuning may choose from."""
+        if self.after is not None and self.after.fixed:
+            return (CANDIDATES[self.after.networks[0][1]],)
         return TREE_CANDIDATES if self.is_trees else CANDIDATES
+
+
+@dataclass(frozen=True)
+class After:
+    """Finished networks that another one is made from, each with the candidate that tuning chose for it.
+
+    Args:
+        how: a key of `following.WAYS`.
+        fixed: the new network has the settings of the first of them, and is not tuned.
+    """
+
+    how: str
+    networks: tuple[tuple[Network, int], ...]
+    fixed: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,12 +119,12 @@ def single_network(task: str) -> Network:
 
 
 def is_later(name: str) -> bool:
-    """Whether the arm of that name is decided by what the others show.
+    """Whether the arm of that name needs what the others show, or their networks.
 
-    >>> is_later("groups:features"), is_later("hard+equal")
-    (True, False)
+    >>> is_later("groups:features"), is_later("distil"), is_later("hard+equal")
+    (True, True, False)
     """
-    return name in LATER or name.startswith(f"{LATER[0]}:")
+    return name in (*LATER, *FOLLOWING) or name.startswith(f"{LATER[0]}:")
 
 
 def joint_network(tasks: Sequence[str]) -> Network:
@@ -127,7 +148,7 @@ def make_arm(name: str, tasks: Sequence[str], trunks: Sequence[str], balancers: 
     word, also, sampler = rest.partition("+")
     balancer = canonical(word)
     if not plus or trunk not in trunks or balancer not in balancers:
-        known = ["single", *LATER, "trees", *(f"{t}+{b}" for t in trunks for b in balancers)]
+        known = ["single", *LATER, *FOLLOWING, "trees", *(f"{t}+{b}" for t in trunks for b in balancers)]
         raise UserError(f"unknown arm '{name}'{nearest(name, known)}")
     if also:
         split_sampler(sampler)

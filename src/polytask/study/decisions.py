@@ -177,22 +177,23 @@ def _conflict(study: Record, arms: Record, arm: Record) -> Answer:
 
 def _apart(study: Record, arms: Record, arm: Record) -> Answer:
     """The best arm of each kind by validation skill, which is what chooses."""
-    kinds = {"joint": "one network for all", "groups": "groups", "branched": "a network that branches"}
+    whole = "one network for all"
+    kinds = {whole: ("joint", "distilled", "merged"), "groups": ("groups",), "a network that branches": ("branched",)}
     best = {}
-    for role in kinds:
-        skills = {name: skill for name, one in arms.items() if one.get("role") == role
+    for kind, roles in kinds.items():
+        skills = {name: skill for name, one in arms.items() if one.get("role") in roles
                   and (skill := finite(one.get("valid_skill"))) is not None}  # fmt: skip
         if skills:
             name = max(skills, key=lambda arm: skills[arm])
-            best[role] = (skills[name], name)
-    if len(best) < 2 or "joint" not in best:
+            best[kind] = (skills[name], name)
+    if len(best) < 2 or whole not in best:
         return NOT_MEASURED, "Only one kind of sharing was trained."
-    said = [f"{kinds[role]} ('{name}') {skill:.3f}" for role, (skill, name) in best.items()]
-    first = max(best, key=lambda role: best[role][0])
-    gains = {role: part(arms[name], "delta_m") for role, (_, name) in best.items()}
-    told = [role for role in best if role != first and _beyond(gains[first], gains[role])]
+    said = [f"{kind} ('{name}') {skill:.3f}" for kind, (skill, name) in best.items()]
+    first = max(best, key=lambda kind: best[kind][0])
+    gains = {kind: part(arms[name], "delta_m") for kind, (_, name) in best.items()}
+    told = [kind for kind in best if kind != first and _beyond(gains[first], gains[kind])]
     sure = "" if len(told) == len(best) - 1 else ", but the test rows cannot tell them apart"
-    return kinds[first] + sure, f"Best skill on the validation rows, which decide (1 is perfect): {listed(said)}."
+    return first + sure, f"Best skill on the validation rows, which decide (1 is perfect): {listed(said)}."
 
 
 def _beyond(better: Record, worse: Record) -> bool:

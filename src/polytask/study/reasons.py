@@ -148,7 +148,7 @@ def _outside(arms: Record) -> str:
 
 def _added(name: str, arm: Record) -> str:
     why = str(arm.get("why") or "").rstrip(". ")
-    return f"'{name}' was added while the study ran: {why}." if why else ""
+    return f"'{name}' was made while the study ran: {why}." if why else ""
 
 
 def _power(study: Record, arm: Record) -> str:

@@ -124,7 +124,7 @@ class Reader:
         curves: dict[str, Any] = {}
         for network in arm.networks:
             records = [self.finals[spec] for spec in self.specs(network)]
-            seconds += float(np.mean([record["seconds"] for record in records]))
+            seconds += float(np.mean([record["seconds"] + record.get("before", 0.0) for record in records]))
             parameters += records[0]["parameters"]
             run = records[0]["run"]
             for name in network.tasks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,17 @@ import torch
 from polytask import files
 from polytask.affinity import watch
 from polytask.balance import Balancer, LogGramian, LossBalancer
+from polytask.batch import Batch
 from polytask.devices import Place
 from polytask.model import MultiTaskModel
 from polytask.names import make_balancer, make_sampler
-from polytask.sampling import TensorSource
+from polytask.records import Run
+from polytask.sampling import TaskSampler, TensorSource
 from polytask.study.arms import Network, joint_network
 from polytask.study.rows import Rows, load_rows, subset
 from polytask.study.watched import gradient_draws, told_by
 from polytask.table.recipe import TableRecipe
+from polytask.task import Task
 from polytask.training import Stage, batch_size_for, fit
 
 TUNING_SEED = 1_000_003  # tuning runs never share a seed with the runs that are compared
@@ -81,9 +85,68 @@ def execute(folder: Path, spec: RunSpec, budget: Budget) -> dict[str, Any]:
     return record
 
 
+@dataclass(frozen=True)
+class Training:
+    """What a run has in hand when it begins to train; `words` are those of `fit`."""
+
+    folder: Path
+    rows: Rows
+    spec: RunSpec
+    budget: Budget
+    model: MultiTaskModel
+    train: TensorSource
+    tasks: Mapping[str, Task]
+    batches: Sequence[Batch]
+    words: Mapping[str, Any]
+
+    @property
+    def size(self) -> int:
+        """Rows of a batch."""
+        return self.budget.batch_for(len(self.train))
+
+    def sampler(self) -> TaskSampler:
+        """What is drawn."""
+        return make_sampler(self.spec.network.sampler, self.spec.network.tasks, self.train, batch_size=self.size,
+                            seed=self.spec.seed)  # fmt: skip
+
+    def fit(self, **more: Any) -> Outcome:
+        """The plain training."""
+        return Outcome(self.model, fit(self.model, self.tasks, self.sampler(), self.batches, **self.words, **more))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run has made.
+
+    Args:
+        run: whose evaluations the network was chosen from.
+        watched: what was seen of relatedness.
+        before: seconds of the trainings that it follows.
+        course: another record to show, where `run` is no training.
+    """
+
+    model: MultiTaskModel
+    run: Run
+    watched: dict[str, Any] | None = None
+    before: float = 0.0
+    course: Run | None = None
+
+
 def _network(folder: Path, spec: RunSpec, budget: Budget) -> dict[str, Any]:
     from safetensors.torch import save
 
+    made = _made(_training(folder, spec, budget))
+    if spec.seed != TUNING_SEED:
+        state = {name: value.detach().cpu().contiguous() for name, value in made.model.state_dict().items()}
+        files.write_bytes(folder / "runs" / f"{spec.slug}.safetensors", save(state))
+    run = made.run
+    best = run.evaluations[run.best or 0]
+    skills = {"skill": dict(best.skill), "honest_skill": run.honest_skill(), "honest_halves": run.honest_halves()}
+    return skills | {"parameters": made.model.parameter_count(), "run": (made.course or run).to_json(),
+                     "watched": made.watched, "before": made.before}  # fmt: skip
+
+
+def _training(folder: Path, spec: RunSpec, budget: Budget) -> Training:
     rows = load_rows(folder / "rows")
     names = spec.network.tasks
     torch.manual_seed(spec.seed)
@@ -91,31 +154,32 @@ def _network(folder: Path, spec: RunSpec, budget: Budget) -> dict[str, Any]:
     train, valid = subset(rows.train, names), subset(rows.valid, names)
     place = Place.find(budget.device, budget.precision)
     settings = spec.settings
-    size = budget.batch_for(len(train))
-    placed = train.to(place.device)
-    sampler = make_sampler(spec.network.sampler, names, placed, batch_size=size, seed=spec.seed)
-    tasks = {name: rows.tasks[name] for name in names}
-    words: dict[str, Any] = {
+    words = {
         "balancer": _balancer(spec, train),
         "plan": Stage(budget.epochs, budget.patience, settings["lr"], settings["weight_decay"]),
         "constant": rows.constant,
         "halves": rows.valid.labelled(names) % 2,  # the same halves for every network
         "place": place,
     }
-    batches, watched = valid.batches(VALID_BATCH), None
-    draws = gradient_draws(placed, size, DRAWS) if _is_watched(spec, rows) else []
-    if draws:
-        seen = watch(model, tasks, sampler, batches, draws, every=LOOK_EVERY * len(names), **words)
-        run, (signals, during) = seen.run, told_by(seen, model)
-        watched = during | {"signals": [signal.to_json() for signal in signals]}
-    else:
-        run = fit(model, tasks, sampler, batches, **words)
-    if spec.seed != TUNING_SEED:
-        state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-        files.write_bytes(folder / "runs" / f"{spec.slug}.safetensors", save(state))
-    best = run.evaluations[run.best or 0]
-    skills = {"skill": dict(best.skill), "honest_skill": run.honest_skill(), "honest_halves": run.honest_halves()}
-    return skills | {"parameters": model.parameter_count(), "run": run.to_json(), "watched": watched}
+    tasks = {name: rows.tasks[name] for name in names}
+    return Training(folder, rows, spec, budget, model, train.to(place.device), tasks, valid.batches(VALID_BATCH), words)
+
+
+def _made(training: Training) -> Outcome:
+    spec, model = training.spec, training.model
+    if spec.network.after is not None:
+        from polytask.study.following import WAYS
+
+        return WAYS[spec.network.after.how](training)
+    draws = gradient_draws(training.train, training.size, DRAWS) if _is_watched(spec, training.rows) else []
+    if not draws:
+        return training.fit()
+    every = LOOK_EVERY * len(spec.network.tasks)
+    seen = watch(
+        model, training.tasks, training.sampler(), training.batches, draws, every=every, **training.words
+    )  # fmt: skip
+    signals, during = told_by(seen, model)
+    return Outcome(model, seen.run, during | {"signals": [signal.to_json() for signal in signals]})
 
 
 def _is_watched(spec: RunSpec, rows: Rows) -> bool:

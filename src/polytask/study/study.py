@@ -18,7 +18,8 @@ from polytask.config import StudyConfig
 from polytask.devices import PRECISIONS, Place
 from polytask.errors import UserError
 from polytask.study import reading
-from polytask.study.arms import DEFAULT_ARMS, Arm, Network, is_later, make_arm
+from polytask.study.arms import DEFAULT_ARMS, FOLLOWING, Arm, Network, is_later, make_arm
+from polytask.study.following import following_arm
 from polytask.study.growing import Grower
 from polytask.study.proposals import signal_of
 from polytask.study.reading import Reading
@@ -81,12 +82,15 @@ class Study:
         if "single" not in wanted:
             wanted.insert(0, "single")  # there is no verdict without the baselines
         balancers = names.ready_balancers()
+        wanted += [word for word in FOLLOWING if getattr(self.config, word) and word not in wanted]
+        if "merge" in wanted and "hard+equal" not in wanted:
+            wanted.insert(1, "hard+equal")  # which it starts from
         if self.config.arms is None:
             if not _has_sklearn():
                 wanted.remove("trees")
             if len(tasks) < 3:
                 wanted.remove("groups")  # two tasks can only share all or nothing
-        for word in filter(is_later, wanted):
+        for word in (name for name in wanted if is_later(name) and name not in FOLLOWING):
             signal_of(word)  # refuses an unknown one
         return [name if is_later(name) else make_arm(name, tasks, list(TRUNKS), balancers) for name in wanted]
 
@@ -168,11 +172,12 @@ class Study:
     def _study(self, data: Prepared, runner: Runner, started: float) -> dict[str, Any]:
         trainer = Trainer(self.config, runner, started, self.on_event)
         arms = [arm for arm in self.arms if isinstance(arm, Arm)]
-        later = [word for word in self.arms if isinstance(word, str)]
+        later = [word for word in self.arms if isinstance(word, str) and word not in FOLLOWING]
         trainer.train(arms)
         grower = Grower(data, trainer, self.config)
         grower.measure(later)
         arms += grower.proposed(later, arms)
+        arms += [following_arm(word, list(data.tasks), trainer.tuned) for word in self.arms if word in FOLLOWING]
         trainer.train(arms)
         if self.config.cures:
             arms += grower.cures(arms, CONFIDENCE)

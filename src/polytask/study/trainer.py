@@ -97,5 +97,7 @@ class Trainer:
 
 def tuning_runs(network: Network, config: StudyConfig) -> int:
     """How many candidates are tried; a single one only where its run is needed: to time a budget, to read trees."""
+    if len(network.candidates) == 1:
+        return 0
     needed = config.trials > 1 or config.budget is not None or network.is_trees
     return config.trials if needed else 0

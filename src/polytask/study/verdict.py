@@ -11,6 +11,11 @@ from polytask.study.wording import SHARING, Record, grouped, listed, losers, per
 
 PROMISING = 1.0  # percent: a mean gain that is worth more seeds, even where it is not clear
 FEWEST = 2  # tasks that must be clear where the mean is not
+KINDS = {
+    "branched": "one branching model",
+    "distilled": "one student of the separate networks",
+    "merged": "one model merged from copies",
+}
 NOTHING = "Nothing was learned: on the validation rows no network predicts better than a constant, shared or not."
 
 
@@ -89,7 +94,7 @@ def _without_comparison(study: Record, arms: Record) -> dict[str, Any]:
 def _headline(share: str, study: Record, chosen: str, judge: str, arm: str) -> str:
     judged = study["arms"][judge]
     mean = judged["delta_m"] or {}
-    kind = "one branching model" if judged["role"] == "branched" else "one joint model"
+    kind = KINDS.get(judged["role"], "one joint model")
     if share == "unclear":
         saved = "the separate networks" if arm == "single" else f"the arm that shares ({arm})"
         lost = losers(judged)

@@ -8,7 +8,7 @@ from typing import Any
 from polytask.reports.reading import items, part
 
 Record = Mapping[str, Any]
-SHARING = ("joint", "groups", "branched")
+SHARING = ("joint", "groups", "branched", "distilled", "merged")
 """The roles of arms in which tasks share a network."""
 
 
