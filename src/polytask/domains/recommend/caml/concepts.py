@@ -76,7 +76,7 @@ class FrequentConcepts:
     A word counts as noun-like when a determiner stands directly before it often enough ("the battery", "this dress").
     It weighs df log(N / df), its inverse document frequency summed over the texts that have it; what is in more than
     `most` of them is the topic of the whole shop and no concept. A phrase is two words that stand together more than
-    `together` times as often as by chance, the second a noun.
+    `together` times as often as by chance, one of them a noun.
 
     Args:
         size: so many at most, the heaviest.
@@ -108,7 +108,7 @@ class FrequentConcepts:
         phrases = {
             f"{first} {second}"
             for (first, second), count in pairs.items()
-            if count >= self.least and second in noun and _is_word(first)
+            if count >= self.least and {first, second} & noun and _is_word(first) and _is_word(second)
             and count * total > self.together * single[first] * single[second]
         }  # fmt: skip
         joined = Concepts(tuple(phrases))

@@ -50,7 +50,7 @@ class PlantedReviews:
 
 
 def plant_reviews(
-    users: int = 200, items: int = 150, reviews: int = 4000, *, aspects: int = 8, noise: float = 0.5, seed: int = 0
+    users: int = 200, items: int = 150, reviews: int = 4000, *, aspects: int = 8, focus: float = 0.1, noise: float = 0.5, seed: int = 0
 ) -> PlantedReviews:
     """Draw reviews of users who care for aspects, of items that show some of them, good or bad.
 
@@ -70,8 +70,8 @@ def plant_reviews(
     if reviews > users * items:
         raise UserError(f"{users} users and {items} items have no {reviews} pairs")
     random = np.random.default_rng(seed)
-    cares = random.dirichlet(np.full(aspects, 0.3), size=users)
-    shown = random.random((items, aspects)).argsort(axis=1) < max(aspects // 2, 1)
+    cares = random.dirichlet(np.full(aspects, focus), size=users)
+    shown = random.random((items, aspects)).argsort(axis=1) < max(3 * aspects // 4, 1)
     good = random.random((items, aspects)) < 0.5
     made, planted, fine = [], [], []
     for pair in random.choice(users * items, size=reviews, replace=False):
