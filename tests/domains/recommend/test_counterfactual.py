@@ -164,9 +164,9 @@ def test_they_train_through_fit():
     (lambda: DoublyRobust().begin(model_of(click=[0.0], cvr=[0.0]), TASKS), "needs a head 'imputed buy"),
     (lambda: InversePropensity().begin(model_of(click=[0.0], cvr=[0.0]), {"click": TASKS["click"]}), "not among"),
     (lambda: InversePropensity()(model_of(click=[0.0], cvr=[0.0]), TASKS,
-                                 [Batch(torch.zeros(1, 1), {CVR: torch.ones(1)})]), "labels of 'click' beside"),
+                                 [Batch(torch.zeros(1, 1), {CVR: torch.ones(1)})]), "'click' beside"),
     (lambda: SpaceWeights({"buy": ("click", 0.0, 0.0)}), "not both 0"),
-    (lambda: SpaceWeights({"buy": ("click", 1.0, 0.0)}).weighted(Batch(None, {"buy": torch.ones(1)})), "'click' beside"),
+    (lambda: SpaceWeights({"buy": ("click", 1.0, 0.0)}).weighted(Batch(None, {"buy": torch.ones(1)})), "labels of"),
 ])  # fmt: skip
 def test_what_cannot_be_corrected_is_said(call, sentence):
     with pytest.raises(UserError, match=sentence):

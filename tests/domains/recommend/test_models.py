@@ -34,7 +34,7 @@ def test_every_recommender_trains_on_three_tasks(data, name):
     log, fitted, _ = data
     tasks = {task.name: task for task in (CLICK, BUY, DWELL)}
     torch.manual_seed(0)
-    model = recommender(name, fitted, tasks, width=8, tower=(4,), experts=2)
+    model = recommender(name, fitted, tasks, width=16, tower=(16,), experts=2)
     assert set(tasks) <= set(model.names)
     source = fitted.source(log.frame, tasks)
     before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -82,8 +82,11 @@ def test_aitm_has_its_calibrator(data):
     model = recommender("aitm", fitted, [CLICK, BUY, DWELL])
     assert isinstance(model.head("buy"), AtMost)
     assert not isinstance(model.head("dwell"), AtMost)
+    with torch.no_grad():
+        model.head("buy").head.bias.fill_(1.0)
     outputs = model(inputs)
     expected = 0.6 * torch.relu(outputs["buy"].sigmoid() - outputs["click"].sigmoid()).mean()
+    assert expected > 0
     torch.testing.assert_close(model.penalty(), expected)
 
 

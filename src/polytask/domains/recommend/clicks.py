@@ -16,12 +16,14 @@ from polytask.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-LATENT, PER_REQUEST, PAST, SIGMA = 4, 10, 8, 0.8
+LATENT, LEVELS, PER_REQUEST, PAST, SIGMA = 2, 6, 10, 8, 0.8
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(24)
 WEIGHTS = WEIGHTS / WEIGHTS.sum()
+USER_LEVELS, ITEM_LEVELS = ("age", "region", "income", "household"), ("style", "genre", "quality", "brand")
 FEATURES = Features([
-    Id("user", "user", 16), Id("age", "user", 4), Id("item", "item", 16), Id("category", "item", 4),
-    Number("price", "item", "log"), Id("position", "context", 4), Id("hour", "context", 4),
+    Id("user", "user", 16), *(Id(name, "user", 8) for name in USER_LEVELS),
+    Id("item", "item", 16), *(Id(name, "item", 8) for name in ITEM_LEVELS),
+    Number("price", "item", "log"), Id("position", "context", 8), Id("hour", "context", 8),
     Ids("past", "user", 16, table="item", length=PAST),
 ])  # fmt: skip
 """The columns of a generated log that a model may see."""
@@ -117,10 +119,10 @@ def click_log(
         )
     rng = np.random.default_rng(seed)
     people, things = rng.normal(size=(2, users, LATENT)), rng.normal(size=(2, items, LATENT))
-    columns = _exposures(rng, people[0], things[0], -(-rows // PER_REQUEST))
-    user, item, quality = columns["user"], columns["item"], columns.pop("quality")
+    columns, worth = _exposures(rng, people, things, -(-rows // PER_REQUEST))
+    user, item = columns["user"], columns["item"]
     taste, wish = ((people[k][user] * things[k][item]).sum(1) / np.sqrt(LATENT) for k in (0, 1))
-    drawn = 1.3 * taste + 0.5 * quality
+    drawn = 1.3 * taste + 0.5 * worth
     click = drawn - 0.15 * columns["position"]
     buy = selection * drawn + wish - 0.5 * (np.log(columns["price"]) - 3.0)
     click += _intercept(click, click_rate, hidden)
@@ -145,25 +147,29 @@ def click_log(
     return ClickLog(with_funnel(pd.DataFrame(columns), ["click", "buy"]), truth)
 
 
-def _exposures(rng: np.random.Generator, people: np.ndarray, things: np.ndarray, requests: int) -> dict[str, Any]:
-    """Who is shown what, in columns of one row per exposure."""
-    items = len(things)
+def _exposures(
+    rng: np.random.Generator, people: np.ndarray, things: np.ndarray, requests: int
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Who is shown what, in columns of one row per exposure; and the quality of what is shown."""
+    items = things.shape[1]
     quality, price = rng.normal(size=items), rng.lognormal(3.0, 0.7, items)
-    owner = rng.integers(0, len(people), requests)
-    item = _shown(rng, people[owner], things, quality).ravel()
+    owner = rng.integers(0, people.shape[1], requests)
+    item = _shown(rng, people[0][owner], things[0], quality).ravel()
     user = np.repeat(owner, PER_REQUEST)
-    return {
+    known = zip(USER_LEVELS, people.transpose(0, 2, 1).reshape(-1, people.shape[1]), strict=True)
+    traits = [*things[0].T, quality, things[1][:, 0]]
+    columns = {
         "request": np.repeat(np.arange(requests), PER_REQUEST),
         "user": user,
-        "age": _levels(people[:, 0])[user],
+        **{name: _levels(values)[user] for name, values in known},
         "item": item,
-        "category": (_levels(things[:, 0]) * 5 + _levels(things[:, 1]))[item],
+        **{name: _levels(values)[item] for name, values in zip(ITEM_LEVELS, traits, strict=True)},
         "price": price[item],
         "position": np.tile(np.arange(PER_REQUEST), requests),
         "hour": np.repeat(rng.integers(0, 24, requests), PER_REQUEST),
-        "past": _past(rng, people, things, quality)[user].tolist(),
-        "quality": quality[item],
+        "past": _past(rng, people[0], things[0], quality)[user].tolist(),
     }
+    return columns, quality[item]
 
 
 def _shown(rng: np.random.Generator, people: np.ndarray, things: np.ndarray, quality: np.ndarray) -> np.ndarray:
@@ -184,8 +190,8 @@ def _past(rng: np.random.Generator, people: np.ndarray, things: np.ndarray, qual
 
 
 def _levels(values: np.ndarray) -> np.ndarray:
-    """Five levels of equally many."""
-    return np.argsort(np.argsort(values)) * 5 // len(values)
+    """Six levels of equally many: what a profile says, roughly."""
+    return np.argsort(np.argsort(values)) * LEVELS // len(values)
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
