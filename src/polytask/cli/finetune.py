@@ -22,6 +22,7 @@ from polytask.devices import Place
 from polytask.errors import UserError
 from polytask.model import MultiTaskModel
 from polytask.records import Run
+from polytask.reports.tuned import tuned
 from polytask.sampling import AllTasks
 from polytask.study.reading import compare, read_arm
 from polytask.table.opening import Table
@@ -120,26 +121,26 @@ def finetune_table(table: Table, asked: FineTuneConfig, told: Told) -> dict[str,
     ranked = _ranked(work, networks, prepared, recipe)
     chosen = next(k for k, one in enumerate(networks) if one.start is ranked[0].start)
     network, data = networks[chosen], prepared[chosen]
-    tuned = _tuned(network, data, recipe)
-    scratch = _scratch(network, prepare(table, **learning), recipe, tuned)
+    mine = _tuned(network, data, recipe)
+    other = _scratch(network, prepare(table, **learning), recipe, mine)
     searches: dict[str, Search] = {}
     if asked.search:
-        tuned, searches["fine-tuned"] = work.searched(tuned, None)
-        scratch, searches["from scratch"] = work.searched(scratch, SCRATCH)
+        mine, searches[mine.name] = work.searched(mine, None)
+        other, searches[other.name] = work.searched(other, SCRATCH)
     seeds = range(asked.seed, asked.seed + asked.seeds)
-    trained = {side.name: [work.train(side, seed) for seed in seeds] for side in (tuned, scratch)}
-    record = _measured(tuned, scratch, trained) | {
+    trained = {side.name: [work.train(side, seed) for seed in seeds] for side in (mine, other)}
+    record = _measured(mine, other, trained) | {
         "start": network.start.name,
         "going_on": list(network.start.going_on(data.tasks)),
         "trunk_share": _share(network, data, asked.seed),
-        "recipe": spoken({key: value for key, value in tuned.recipe.to_json().items() if key != "seed"}),
+        "recipe": spoken({key: value for key, value in mine.recipe.to_json().items() if key != "seed"}),
         "starts": [one.to_json() for one in ranked],
         "searches": {name: [t.to_json() for t in found.trials] for name, found in searches.items()},
         "said": {name: found.verdict() for name, found in searches.items()},
         "seeds": list(seeds),
         "old_tasks": [name for name in network.predictor.tasks if name not in data.tasks],
     }
-    return _saved(out, asked, network, data, trained[tuned.name][0], record)
+    return _saved(out, asked, network, data, trained[mine.name][0], record)
 
 
 def _ranked(
@@ -157,9 +158,9 @@ def _tuned(network: TableStart, data: Prepared, recipe: FineTuning) -> Side:
     return Side("fine-tuned", data, lambda seed: network.start.begin(data.tasks, seed=seed), new, recipe)
 
 
-def _scratch(network: TableStart, data: Prepared, recipe: FineTuning, tuned: Side) -> Side:
+def _scratch(network: TableStart, data: Prepared, recipe: FineTuning, mine: Side) -> Side:
     """The same network untrained, that sees as many batches; it reads all columns of the table in its own way."""
-    epochs = sum(stage.epochs for stage in recipe.stages(tuned.begin(0), tuned.new))
+    epochs = sum(stage.epochs for stage in recipe.stages(mine.begin(0), mine.new))
     settings = {key: value for key, value in network.settings.items() if key != "tree"}
 
     def begin(seed: int) -> MultiTaskModel:
@@ -179,10 +180,10 @@ def _share(network: TableStart, data: Prepared, seed: int) -> float:
 Trained = Mapping[str, Sequence[tuple[MultiTaskModel, Run, list[Stage]]]]
 
 
-def _measured(tuned: Side, scratch: Side, trained: Trained) -> dict[str, Any]:
+def _measured(mine: Side, other: Side, trained: Trained) -> dict[str, Any]:
     """Both sides on the test rows, over the seeds, and what the start brings with its interval."""
     readings, numbers, learnt = {}, {}, set()
-    for side in (tuned, scratch):
+    for side in (mine, other):
         test = side.data.test
         seeds: list[Mapping[str, Tensor]] = [
             predict(model, side.data.tasks, test.batches(VALID_BATCH)) for model, _, _ in trained[side.name]
@@ -191,14 +192,14 @@ def _measured(tuned: Side, scratch: Side, trained: Trained) -> dict[str, Any]:
         numbers[side.name] = readings[side.name].full
         for _, run, _ in trained[side.name]:
             learnt |= {name for name, skill in run.evaluations[run.best or 0].skill.items() if skill > 0}
-    gains = compare(tuned.data.tasks, readings[tuned.name], readings[scratch.name], CONFIDENCE, learnt)
+    gains = compare(mine.data.tasks, readings[mine.name], readings[other.name], CONFIDENCE, learnt)
     tasks = {}
-    for name, task in tuned.data.tasks.items():
-        own, other = numbers[tuned.name][name].tolist(), numbers[scratch.name][name].tolist()
+    for name, task in mine.data.tasks.items():
+        won, lost = numbers[mine.name][name].tolist(), numbers[other.name][name].tolist()
         tasks[name] = {
-            "score": task.score.name, "constant": _finite(tuned.data.constant["test"][name]),
-            "fine_tuned": _over_seeds(own), "from_scratch": _over_seeds(other), "gain": gains.tasks[name],
-            "labelled": tuned.data.labelled(name),
+            "score": task.score.name, "constant": _finite(mine.data.constant["test"][name]),
+            "fine_tuned": _over_seeds(won), "from_scratch": _over_seeds(lost), "gain": gains.tasks[name],
+            "labelled": mine.data.labelled(name),
         }  # fmt: skip
     return {"tasks": tasks, "gain": gains.delta_m, "confidence": CONFIDENCE}
 
@@ -233,56 +234,11 @@ def _saved(
 
 def show_result(record: Mapping[str, Any]) -> None:
     """What was chosen, then what it is worth."""
-    out = show.console()
-    if len(record["starts"]) > 1:
-        show.table("Models to start from, best first", ["model", "fine-tuned, over folds", "scores of its features"], [
-            [one["name"], skill(one["measured"]), scores(one["scores"])] for one in record["starts"]
-        ])  # fmt: skip
+    out, found = show.console(), tuned(record)
+    if found["starts"]:
+        show.table("Models to start from, best first", found["start_columns"], found["starts"])
         out.print()
-    for name, sentence in record["said"].items():
-        out.print(f"search, {name}: {sentence}\n")
-    counts = next(iter(record["tasks"].values()))["labelled"]
-    rows = [
-        [name, one["score"], one["constant"], spread(one["from_scratch"]), spread(one["fine_tuned"]), gain(one["gain"])]
-        for name, one in record["tasks"].items()
-    ]
-    columns = ["task", "score", "constant", "from scratch", "fine-tuned", "gain by starting from the model"]
-    show.table(f"Test rows, mean and deviation of {len(record['seeds'])} seeds", columns, rows)
-    out.print(f"\n{headline(record)} {counts['train']:,} training rows have a label of the first target.")
-    out.print(f"\nreport: {record['report']}\nmodel:  {record['out']}")
-
-
-def headline(record: Mapping[str, Any]) -> str:
-    """What was started from, and what became of its own tasks."""
-    share, going_on, old = record["trunk_share"], record["going_on"], record["old_tasks"]
-    told = f"Started from {record['start']}: {100 * share:.0f} % of the trunk's numbers came from there"
-    told += f"; {', '.join(going_on)} went on with {'its' if len(going_on) == 1 else 'their'} head" if going_on else ""
-    gone = f" The result no longer predicts {', '.join(old[:5])}{' ...' if len(old) > 5 else ''}." if old else ""
-    return f"{told}.{gone}"
-
-
-def skill(measured: Mapping[str, Any] | None) -> str:
-    """Mean and deviation over folds."""
-    if measured is None or measured["mean"] is None:
-        return "failed" if measured else "not measured"
-    return f"skill {measured['mean']:.3f} ± {measured['deviation']:.3f}"
-
-
-def scores(found: Mapping[str, Mapping[str, float]]) -> str:
-    """The mean over tasks of each score of transferability that all of them have."""
-    names = [name for name in next(iter(found.values())) if all(name in one for one in found.values())]
-    return ", ".join(f"{name} {fmean(one[name] for one in found.values()):.3f}" for name in names)
-
-
-def spread(found: Mapping[str, Any]) -> str:
-    """A mean with its deviation over seeds."""
-    if found["mean"] is None:
-        return "not a number"
-    return f"{found['mean']:.4g}" + (f" ± {found['deviation']:.2g}" if found["deviation"] is not None else "")
-
-
-def gain(found: Mapping[str, Any]) -> str:
-    """A relative gain with its interval and its verdict."""
-    if None in (found["percent"], found["low"], found["high"]):
-        return str(found["verdict"])
-    return f"{found['percent']:+.1f} % [{found['low']:+.1f}, {found['high']:+.1f}], {found['verdict']}"
+    for sentence in found["said"]:
+        out.print(f"{sentence}\n")
+    show.table(found["title"], found["columns"], found["rows"])
+    out.print(f"\n{found['story']}\n\nreport: {record['report']}\nmodel:  {record['out']}")

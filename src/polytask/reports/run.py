@@ -22,7 +22,7 @@ def run_page(record: Mapping[str, Any]) -> dict[str, Any]:
     wide, narrow = course(found, title), course(found, title, svg.NARROW)
     headline = (
         f"{len(found['tasks'])} tasks learned together (trunk {record.get('trunk')}, balancer {record.get('balancer')})"
-    )
+    ) + (f"; epoch {number(best)} was kept." if best is not None else ".")
     told = tuned(fine_tuning) if fine_tuning else None
     return {
         "record": record,
@@ -32,7 +32,7 @@ def run_page(record: Mapping[str, Any]) -> dict[str, Any]:
         "epochs": number(count),
         "steps": number(run.get("steps")),
         "seconds": duration(run.get("seconds")),
-        "headline": told["headline"] if told else headline + (f"; epoch {number(best)} was kept." if best is not None else "."),
+        "headline": told["headline"] if told else headline,
         "scores": [{"name": n, "words": ", ".join(f"{name(k, 40)} {number(v)}" for k, v in part(s).items())}
                    for n, s in part(record, "scores").items()],
         "curves": [{"task": task, "picture": _curve(run, task)} for task in found["tasks"]],

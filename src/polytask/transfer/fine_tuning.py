@@ -13,7 +13,7 @@ from polytask.pace import PACES, Cosine, Linear, Pace, SlantedTriangular, WarmUp
 from polytask.training import Finish, GreedySoup, Parts, Stage
 from polytask.training.plans import ULMFIT_DECAY
 
-FEWEST_STEPS = 600  # below that even a small table is not learnt; `FineTuning.for_rows` stretches the plan
+FEWEST_STEPS = 300  # below that even a small table is not learnt; `FineTuning.for_rows` stretches the plan
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class FineTuning:
         """The same plan, stretched so that its last stage takes at least so many steps: epochs of few rows are short.
 
         >>> FineTuning().for_rows(100, 32).epochs, FineTuning().for_rows(100, 32).unfreeze
-        (150, 5)
+        (75, 2)
         >>> FineTuning().for_rows(10**6, 1024) == FineTuning()
         True
         """
