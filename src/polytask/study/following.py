@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from polytask import files
 from polytask.model import MultiTaskModel
@@ -13,27 +14,30 @@ from polytask.sampling import AllTasks
 from polytask.study.arms import After, Arm, Network, joint_network, single_network
 from polytask.study.rows import subset
 from polytask.study.runs import TUNING_SEED, VALID_BATCH, WATCHED_SEED, Outcome, RunSpec, Training, load_model
-from polytask.training import Stage, fit
+from polytask.training import LastAverage, Stage, fit
 from polytask.transfer.distillation import Distillation
 from polytask.transfer.merging import best_merge
 
 GOLD = 0.5  # weight of the labels beside the teachers
 SLOWER = 3.0  # the learning rate of fine-tuning is the joint network's divided by this
-SHORT_PATIENCE = 4  # epochs; the copies must not go far from each other
+EPOCHS = 5  # of fine-tuning, whatever the validation rows say: the copies must not go far from each other
 METHODS = ("average", "arithmetic", "ties")
 
 
 def distil(training: Training) -> Outcome:
     """The student: hard sharing with equal weights, which the separate networks of the same seed teach."""
-    specs, seconds = _followed(training)
+    specs, records = _followed(training)
     teachers = {spec.network.tasks[0]: load_model(training.folder, training.rows, spec) for spec in specs}
     made = training.fit(objective=Distillation(teachers, gold=GOLD))
-    return replace(made, before=seconds)
+    return replace(made, before=_seconds(records))
 
 
 def merge(training: Training) -> Outcome:
-    """Copies of the joint network, one fine-tuned for each task, become one network; the validation rows choose how."""
-    (spec,), seconds = _followed(training)
+    """Copies of the joint network, one fine-tuned for each task, become one network; the validation rows choose how.
+
+    The joint network's weights were chosen by the same validation rows: what that flatters it by is taken off.
+    """
+    (spec,), records = _followed(training)
     start = load_model(training.folder, training.rows, spec).to(training.words["place"].device)
     copies = {name: _fine_tuned(training, start, name) for name in training.tasks}
     words = {key: training.words[key] for key in ("constant", "halves", "place")}
@@ -41,26 +45,27 @@ def merge(training: Training) -> Outcome:
     found = best_merge(copies, start, training.tasks, training.batches, methods=METHODS, renew=renew, **words)
     chosen = found.run.evaluations[found.run.best or 0]
     course = Run(found.run.tasks, [replace(chosen, epoch=0)], best=0, seconds=found.run.seconds)
-    return Outcome(found.model, found.run, before=seconds, course=course)
+    flattery = {name: records[0]["skill"][name] - records[0]["honest_skill"][name] for name in training.tasks}
+    return Outcome(found.model, found.run, before=_seconds(records), course=course, flattery=flattery)
 
 
 def _fine_tuned(training: Training, start: MultiTaskModel, name: str) -> MultiTaskModel:
-    """A copy of the whole network, after a short training for one task."""
+    """A copy of the whole network, after a short training for one task, as its last step left it."""
     model, task = copy.deepcopy(start), {name: training.tasks[name]}
     sampler = AllTasks(subset(training.train, [name]), batch_size=training.size, seed=training.spec.seed)
     plan: Stage = training.words["plan"]
-    stage = replace(plan, lr=plan.lr / SLOWER, patience=min(plan.patience or SHORT_PATIENCE, SHORT_PATIENCE),
-                    patience_steps=0, tasks=(name,))  # fmt: skip
+    stage = replace(plan, lr=plan.lr / SLOWER, epochs=min(EPOCHS, plan.epochs), patience=None, tasks=(name,))
     valid = subset(training.rows.valid, [name]).batches(VALID_BATCH)
-    fit(model, task, sampler, valid, plan=stage, constant=training.words["constant"], place=training.words["place"])
+    words = {key: training.words[key] for key in ("constant", "place")}
+    fit(model, task, sampler, valid, plan=stage, finish=[LastAverage(1, "always")], **words)
     return model
 
 
 WAYS: dict[str, Callable[[Training], Outcome]] = {"distil": distil, "merge": merge}
 
 
-def _followed(training: Training) -> tuple[list[RunSpec], float]:
-    """The runs that this one is made from, and how long they took: those with its seed, or the first for tuning."""
+def _followed(training: Training) -> tuple[list[RunSpec], list[dict[str, Any]]]:
+    """The runs that this one is made from, and their records: those with its seed, or the first for tuning."""
     after, seed = training.spec.network.after, training.spec.seed
     assert after is not None
     specs = [RunSpec(n, candidate, WATCHED_SEED if seed == TUNING_SEED else seed) for n, candidate in after.networks]
@@ -68,7 +73,11 @@ def _followed(training: Training) -> tuple[list[RunSpec], float]:
     for spec, record in zip(specs, records, strict=True):
         if record["status"] != "done":
             raise RuntimeError(f"the network of {', '.join(spec.network.tasks)} that it follows did not finish")
-    return specs, float(sum(record["seconds"] for record in records))
+    return specs, records
+
+
+def _seconds(records: Sequence[Mapping[str, Any]]) -> float:
+    return float(sum(record["seconds"] for record in records))
 
 
 def following_arm(word: str, tasks: Sequence[str], tuned: Mapping[Network, int]) -> Arm:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,7 @@ class Outcome:
         watched: what was seen of relatedness.
         before: seconds of the trainings that it follows.
         course: another record to show, where `run` is no training.
+        flattery: per task, by how much the validation skill is too high because of choices before this run.
     """
 
     model: MultiTaskModel
@@ -130,6 +131,7 @@ class Outcome:
     watched: dict[str, Any] | None = None
     before: float = 0.0
     course: Run | None = None
+    flattery: Mapping[str, float] = field(default_factory=dict)
 
 
 def _network(folder: Path, spec: RunSpec, budget: Budget) -> dict[str, Any]:
@@ -141,7 +143,8 @@ def _network(folder: Path, spec: RunSpec, budget: Budget) -> dict[str, Any]:
         files.write_bytes(folder / "runs" / f"{spec.slug}.safetensors", save(state))
     run = made.run
     best = run.evaluations[run.best or 0]
-    skills = {"skill": dict(best.skill), "honest_skill": run.honest_skill(), "honest_halves": run.honest_halves()}
+    honest = {name: skill - made.flattery.get(name, 0.0) for name, skill in run.honest_skill().items()}
+    skills = {"skill": dict(best.skill), "honest_skill": honest, "honest_halves": run.honest_halves()}
     return skills | {"parameters": made.model.parameter_count(), "run": (made.course or run).to_json(),
                      "watched": made.watched, "before": made.before}  # fmt: skip
 
