@@ -61,12 +61,12 @@ def by_hand(objective, model, batches, tasks=TASKS):
             loss = tasks[name].loss(model.head(name)(features), one.targets[name][seen])
             (gradients,) = torch.autograd.grad(loss.sum(), features)
             gradients = gradients if alignment is None else gradients * alignment[row]
-            for gradient in gradients[gradients.norm(dim=1) > 0]:
-                logits = objective.classifier(gradient / gradient.norm())
-                found.append(torch.logsumexp(logits, 0) - logits)
-        if found:
-            wrong.append(torch.stack(found)[:, row].mean())
-            unsure.append(torch.stack(found).mean())
+            lengths = gradients.norm(dim=1)
+            logits = objective.classifier(gradients[lengths > 0] / lengths[lengths > 0, None])
+            found.append(torch.logsumexp(logits, 1, keepdim=True) - logits)
+        if found and len(torch.cat(found)):
+            wrong.append(torch.cat(found)[:, row].mean())
+            unsure.append(torch.cat(found).mean())
     return torch.stack(wrong).mean(), torch.stack(unsure).mean()
 
 
@@ -77,12 +77,12 @@ def value(objective, model, batches, tasks=TASKS):
 
 
 def differences(function, parameters, step=1e-5):
-    """Central differences of a function of parameters, one number at a time."""
+    """Central differences of a function of parameters, for every third number; nan for the others."""
     found = []
     for p in parameters:
-        gradient = torch.zeros_like(p)
+        gradient = torch.full_like(p, NAN)
         flat, into = p.data.view(-1), gradient.view(-1)
-        for place in range(p.numel()):
+        for place in range(0, p.numel(), 3):
             at = flat[place].item()
             flat[place] = at + step
             up = function().item()
@@ -91,6 +91,12 @@ def differences(function, parameters, step=1e-5):
             flat[place] = at
         found.append(gradient)
     return found
+
+
+def close_where_known(gradient, numeric):
+    known = ~numeric.isnan()
+    assert known.any()
+    torch.testing.assert_close(gradient[known], numeric[known], atol=1e-8, rtol=1e-5)
 
 
 FORMS = pytest.mark.parametrize("form", ["confusion", "reversal"])
@@ -124,11 +130,11 @@ def test_the_second_order_path_by_finite_differences(form):
         return by_hand(objective, model, [one])[1] if form == "confusion" else -wrong()
 
     for p, numeric in zip(objective.parameters(), differences(wrong, objective.parameters()), strict=True):
-        torch.testing.assert_close(p.grad, numeric, atol=1e-8, rtol=1e-5)
+        close_where_known(p.grad, numeric)
     moved = {"trunk": 0.0, "heads": 0.0}
     for (name, p), numeric in zip(model.named_parameters(), differences(against, model.parameters()), strict=True):
         gradient = torch.zeros_like(p) if p.grad is None else p.grad
-        torch.testing.assert_close(gradient, 0.3 * numeric, atol=1e-8, rtol=1e-5)
+        close_where_known(gradient, 0.3 * numeric)
         moved[name.split(".")[0]] += gradient.norm().item()
     assert min(moved.values()) > 1e-4
 
@@ -136,23 +142,23 @@ def test_the_second_order_path_by_finite_differences(form):
 @FORMS
 def test_the_layers_by_finite_differences(form):
     model, one = network(dtype=torch.float64), batch(5, dtype=torch.float64)
-    objective = begun(model, network=0.0, layers=0.7, widths=(3,), form=form)
+    objective = begun(model, network=0.0, layers=0.7, widths=(8,), form=form)
     torch.nn.init.normal_(objective.scales)
     confusion(objective, model, [one]).backward()
     sign, which = (1, 1) if form == "confusion" else (-1, 0)
     (numeric,) = differences(lambda: by_hand(objective, model, [one])[which], [objective.scales])
-    torch.testing.assert_close(objective.scales.grad, sign * 0.7 * numeric, atol=1e-8, rtol=1e-5)
-    assert numeric.norm() > 1e-3
+    close_where_known(objective.scales.grad, sign * 0.7 * numeric)
+    assert objective.scales.grad.norm() > 1e-4
     assert all(p.grad is None for p in model.parameters())  # nothing of the second order
 
 
 @FORMS
 @pytest.mark.parametrize("weights", [{"network": 1.0}, {"network": 0.0, "layers": 1.0}])
 def test_a_step_of_the_classifier_lowers_its_loss_and_one_of_its_adversaries_raises_it(form, weights):
-    model, one = network(), batch(30)
+    model, one = network(dtype=torch.float64), batch(30, dtype=torch.float64)
     objective = begun(model, **weights, form=form)
-    optimizer = torch.optim.Adam(objective.classifier.parameters(), 0.02)
-    for _ in range(60):  # a classifier that has learnt something
+    optimizer = torch.optim.Adam(objective.classifier.parameters(), 0.01)
+    for _ in range(15):  # a classifier that has learnt something
         optimizer.zero_grad()
         confusion(objective, model, [one]).backward()
         optimizer.step()
@@ -173,9 +179,8 @@ def test_a_step_of_the_classifier_lowers_its_loss_and_one_of_its_adversaries_rai
         changes[who] = wrong() - before
         for p, old in zip(parameters, kept, strict=True):
             p.data.copy_(old)
-    assert before < math.log(3)
-    assert changes["classifier"] < -1e-6
-    assert changes["adversaries"] > 1e-6
+    assert 0.05 < before < math.log(3) - 0.05
+    assert changes["classifier"] < 0 < changes["adversaries"]
 
 
 def test_layers_do_nothing_forward_and_scale_exactly_backward():
@@ -496,3 +501,37 @@ def test_what_cannot_be_classified_is_said():
     with pytest.raises(UserError, match=r"features of task 'a' are list: .* 5 numbers"):
         begun(model)(model, TASKS, [batch()])
     assert not model.trunk._forward_hooks
+
+
+def twins(weight, steps=300):
+    """Two tasks with the same truth that read the features at different places: their gradients need not differ.
+
+    Returns means over the last 50 steps: the classifier's accuracy, the cosine of the tasks' gradients at the
+    features (that of two linear heads' weights, for rows on the same side of their targets), and the loss.
+    """
+    tasks = {"a": Task.regression("a"), "b": Task.regression("b")}
+    torch.manual_seed(0)
+    model = MultiTaskModel(HardSharing(MLP(3, [8])), {name: nn.Linear(8, 1) for name in tasks})
+    with torch.no_grad():
+        model.heads[0].weight.copy_(torch.tensor([[0.5] * 4 + [0.0] * 4]))
+        model.heads[1].weight.copy_(torch.tensor([[0.0] * 4 + [0.5] * 4]))
+    objective = begun(model, tasks, network=weight)
+    groups = [{"params": list(model.parameters()), "lr": 0.006}, {"params": list(objective.parameters()), "lr": 0.002}]
+    optimizer, rows = torch.optim.Adam(groups), []
+    for seed in range(steps):
+        x = torch.randn(64, 3, generator=torch.Generator().manual_seed(seed))
+        one = Batch(x, {name: x[:, 0].clone() for name in tasks})
+        step = train_step(model, tasks, [one], Equal(), optimizer, objective=objective)
+        cosine = torch.cosine_similarity(model.heads[0].weight, model.heads[1].weight).item()
+        rows.append([objective.accuracy.item(), cosine, step.losses.mean().item()])
+    return torch.tensor(rows[-50:]).mean(0).tolist()
+
+
+@pytest.mark.slow
+def test_the_classifier_is_brought_towards_chance_and_the_gradients_are_aligned():
+    told, apart, _ = twins(0.0)
+    fooled, aligned, loss = twins(2.0)
+    assert told > 0.95
+    assert abs(fooled - 0.5) < 0.25
+    assert aligned > apart + 0.15
+    assert loss < 0.05  # of 1: the tasks are learnt all the same
