@@ -32,7 +32,7 @@ from polytask.table.recipe import TableRecipe
 from polytask.table.starting import TableStart, constant_of, stratified_folds, table_starts
 from polytask.training import Stage, batch_size_for, evaluate, fit, predict
 from polytask.transfer.fine_tuning import RECIPES, FineTuning, make_recipe
-from polytask.transfer.ranking import Ranked, rank_starts
+from polytask.transfer.ranking import Ranked, rank_starts, transferability
 from polytask.transfer.search import VALID_BATCH, Folds, Search, search, spoken
 from polytask.transfer.starts import carried, trunk_share
 
@@ -147,9 +147,11 @@ def _ranked(
     work: Work, networks: Sequence[TableStart], prepared: Sequence[Prepared], recipe: FineTuning
 ) -> list[Ranked]:
     """The starts, best first; a single one needs no measurement."""
+    if len(networks) == 1:
+        start, data = networks[0].start, prepared[0]
+        return [Ranked(start, transferability(start, data.tasks, data.train, seed=work.asked.seed), None)]
     pairs = [(network.start, work.folds(data)) for network, data in zip(networks, prepared, strict=True)]
-    several = len(pairs) > 1
-    return rank_starts(pairs, recipe=recipe, measure=several, remember=work.folder, on_fold=work.counted("starts"))
+    return rank_starts(pairs, recipe=recipe, remember=work.folder, on_fold=work.counted("starts"))
 
 
 def _tuned(network: TableStart, data: Prepared, recipe: FineTuning) -> Side:

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from polytask.reports.reading import items, part
-from polytask.reports.wording import MARKS, finite, name
+from polytask.reports.wording import MARKS, VERDICTS, finite, name
 
 COLUMNS = ("task", "rows", "score", "constant", "from scratch", "fine-tuned", "gain by the start")
 START_COLUMNS = ("model", "fine-tuned, over folds", "scores of its features")
@@ -44,7 +44,8 @@ def _story(record: Mapping[str, Any]) -> str:
     told = f"{100 * share:.0f} % of the trunk's numbers came from {name(record.get('start'))}"
     told += f"; {', '.join(going_on)} went on with {'its' if len(going_on) == 1 else 'their'} head" if going_on else ""
     told += ". From scratch: the same network, untrained, over as many epochs, same seeds. The gain is relative, with "
-    told += f"its {100 * (finite(record.get('confidence')) or 0.95):.0f} % interval over seeds and test rows."
+    told += f"its {100 * (finite(record.get('confidence')) or 0.95):.0f} % interval over seeds and test rows: "
+    told += ", ".join(f"{MARKS[verdict]} {verdict}" for verdict in VERDICTS[:3]) + "."
     old = [name(one, 40) for one in items(record, "old_tasks")]
     listed = ", ".join(old[:5]) + (f" and {len(old) - 5} more" if len(old) > 5 else "")
     return f"{told} The result no longer predicts {listed}." if old else told
@@ -80,9 +81,9 @@ def _spread(found: Mapping[str, Any]) -> str:
 
 
 def _gain(found: Mapping[str, Any]) -> str:
-    """A relative gain with its interval and its verdict."""
+    """A relative gain with its interval and the mark of its verdict."""
     verdict = str(found.get("verdict"))
     percent, low, high = (finite(found.get(key)) for key in ("percent", "low", "high"))
     known = percent is not None and low is not None and high is not None
     shown = f"{percent:+.1f} % [{low:+.1f}, {high:+.1f}] " if known else ""
-    return f"{shown}{MARKS.get(verdict, '')} {verdict}"
+    return f"{shown}{MARKS.get(verdict, verdict)}"
