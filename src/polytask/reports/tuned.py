@@ -17,7 +17,7 @@ def tuned(record: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that is shown of the record that `polytask finetune` leaves."""
     starts, seeds = items(record, "starts"), len(items(record, "seeds"))
     return {
-        "headline": f"Fine-tuned from {name(record.get('start'))}.",
+        "headline": f"Fine-tuned from '{name(record.get('start'))}'.",
         "title": f"Test rows, mean and deviation of {seeds} seed{'' if seeds == 1 else 's'}",
         "columns": COLUMNS,
         "rows": [_row(task, part(found)) for task, found in part(record, "tasks").items()],
@@ -41,7 +41,7 @@ def _row(task: str, found: Mapping[str, Any]) -> list[Any]:
 def _story(record: Mapping[str, Any]) -> str:
     """What was started from, what it is compared with, what became of the model's own tasks."""
     share, going_on = finite(record.get("trunk_share")) or 0.0, [name(one, 40) for one in items(record, "going_on")]
-    told = f"{100 * share:.0f} % of the trunk's numbers came from {name(record.get('start'))}"
+    told = f"{100 * share:.0f} % of the trunk's numbers came from '{name(record.get('start'))}'"
     told += f"; {', '.join(going_on)} went on with {'its' if len(going_on) == 1 else 'their'} head" if going_on else ""
     told += ". From scratch: the same network, untrained, over as many epochs, same seeds. The gain is relative, with "
     told += f"its {100 * (finite(record.get('confidence')) or 0.95):.0f} % interval over seeds and test rows: "
