@@ -503,7 +503,7 @@ def test_what_cannot_be_classified_is_said():
     assert not model.trunk._forward_hooks
 
 
-def twins(weight, steps=300):
+def twins(weight, form="confusion", steps=300):
     """Two tasks with the same truth that read the features at different places: their gradients need not differ.
 
     Returns means over the last 50 steps: the classifier's accuracy, the cosine of the tasks' gradients at the
@@ -515,7 +515,7 @@ def twins(weight, steps=300):
     with torch.no_grad():
         model.heads[0].weight.copy_(torch.tensor([[0.5] * 4 + [0.0] * 4]))
         model.heads[1].weight.copy_(torch.tensor([[0.0] * 4 + [0.5] * 4]))
-    objective = begun(model, tasks, network=weight)
+    objective = begun(model, tasks, network=weight, form=form)
     groups = [{"params": list(model.parameters()), "lr": 0.006}, {"params": list(objective.parameters()), "lr": 0.002}]
     optimizer, rows = torch.optim.Adam(groups), []
     for seed in range(steps):
@@ -531,7 +531,10 @@ def twins(weight, steps=300):
 def test_the_classifier_is_brought_towards_chance_and_the_gradients_are_aligned():
     told, apart, _ = twins(0.0)
     fooled, aligned, loss = twins(2.0)
+    reversed_, swung, _ = twins(2.0, "reversal")
     assert told > 0.95
+    assert reversed_ > fooled
+    assert swung < aligned
     assert abs(fooled - 0.5) < 0.25
     assert aligned > apart + 0.15
     assert loss < 0.05  # of 1: the tasks are learnt all the same
