@@ -92,6 +92,17 @@ def test_nothing_to_carry_over_is_an_error():
     assert same(state(start.begin({"a": TASKS["a"], "c": TASKS["c"]}).head("a")), state(start.model.head("a")))
 
 
+def test_what_has_another_shape_begins_anew():
+    def wider(tasks):
+        return MultiTaskModel(HardSharing(MLP(4, [6, 9])), {name: make_head(TASKS[name], 9) for name in tasks})
+
+    old = trained(hard(["a", "b"]))
+    start = Start("old", old, make=wider)
+    new = start.begin({"c": TASKS["c"]})
+    assert set(carried(old, new)) == {"trunk.encoder.0.weight", "trunk.encoder.0.bias"}
+    assert torch.equal(new.trunk.encoder[0].weight, old.trunk.encoder[0].weight)
+
+
 def test_an_encoder_alone():
     encoder = trained(MLP(4, [6, 6]))
     new = Start.of_encoder("pretrained", encoder).begin({"a": TASKS["a"], "b": TASKS["b"]})
