@@ -15,7 +15,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -173,8 +173,8 @@ def choose(case: Case, way: str, count: int, joint: MultiTaskModel) -> tuple[flo
     return max(GRID, key=value)
 
 
-def measure(name: str) -> dict[str, Any]:
-    """Scores of one set: way -> n -> left-out task -> one for each seed and draw."""
+def measure(name: str) -> Iterator[dict[str, Any]]:
+    """Scores of one set, after each n: way -> n -> left-out task -> one for each seed and draw."""
     case, started = CASES[name](), time.perf_counter()
     others = {one: [n for n in case.tasks if n != one] for one in (*case.left_out, case.tuned_on)}
     tuned = trained(case, others[case.tuned_on], 0)
@@ -196,8 +196,10 @@ def measure(name: str) -> dict[str, Any]:
                         found[one].append(score(case, model, one))
         line = {way: round(mean(v for s in scores[way][str(count)].values() for v in s), 4) for way in case.ways}
         print(f"{name}, {count} labels, {time.perf_counter() - started:.0f} s: {line}", flush=True)
-    return {"score": case.score, "left_out": list(case.left_out), "tuned_on": case.tuned_on, "ceiling": ceiling,
-            "settings": chosen, "scores": scores, "seconds": round(time.perf_counter() - started)}  # fmt: skip
+        yield {
+            "score": case.score, "left_out": list(case.left_out), "tuned_on": case.tuned_on, "ceiling": ceiling,
+            "settings": chosen, "scores": scores, "seconds": round(time.perf_counter() - started),
+        }  # fmt: skip
 
 
 def main() -> None:
@@ -208,8 +210,9 @@ def main() -> None:
     torch.set_num_threads(1)
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name in () if asked.tables else asked.sets:
-        results[name] = measure(name)
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+        for found in measure(name):
+            results[name] = found
+            RESULTS.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from polytask.errors import UserError
 from polytask.sampling import AllTasks, EachTask, TensorSource
 from polytask.testing.trunks import TRUNK_CHECKS, shaken
 from polytask.training import evaluate
-from polytask.transfer.growing import FeatureAdapter, Grown, LowRank, forgetting, grow, rehearsal
+from polytask.transfer.growing import FeatureAdapter, Grown, LowRank, forgetting, grow, readable, rehearsal
 from polytask.transfer.shrinking import shrink
 from polytask.trunks import Branched, Grouped, Separate
 
@@ -116,6 +116,16 @@ def test_grown_and_shrunk_again(name):
     assert sum(p.numel() for p in alone.parameters()) == sum(s for n, s in sizes.items() if "new" in served[n])
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_parts_that_move_up_when_others_go_keep_their_changes(name):
+    net, inputs = trained(name).eval(), torch.randn(5, 3)
+    grown = grow(net, "new", make_head(NEW, net.trunk.out_features), reads=["c"], adapter=0, rank=1)
+    shaken(grown.trunk)
+    small = shrink(grown, ["d", "new"])
+    for task in ("d", "new"):
+        assert torch.equal(grown(inputs, [task])[task], small(inputs, [task])[task])
+
+
 def test_which_features_differ():
     assert HardSharing(MLP(3, [4])).distinct(("a", "b")) == ("a",)
     assert Separate(MLP(3, [4]), ("a", "b")).distinct(("a", "b")) == ("a", "b")
@@ -125,6 +135,18 @@ def test_which_features_differ():
     groups = Grouped([("a", "b"), ("c",)], [HardSharing(MLP(3, [4])), HardSharing(MLP(3, [4]))])
     assert groups.distinct(("a", "b", "c")) == ("a", "c")
     assert Grown(tree, "new", ("a",)).distinct(("new", "c", "a")) == ("new", "c")
+
+
+def test_features_of_different_widths_are_not_mixed():
+    trunk = Grouped([("a",), ("b", "c"), ("d",)], [HardSharing(MLP(3, [width])) for width in (4, 8, 8)])
+    net = MultiTaskModel(trunk, {n: make_head(NEW, trunk.width(n)) for n in "abcd"})
+    assert readable(net) == (("b", "d"), 8)
+    assert readable(net, ["a"]) == (("a",), 4)
+    grown = grow(net, "new", make_head(NEW, 4), reads=["a"])
+    assert grown(torch.randn(5, 3))["new"].shape == (5, 1)
+    assert [grown.trunk.width(n) for n in ("new", "b")] == [4, 8]
+    with pytest.raises(UserError, match="different widths"):
+        grow(net, "new", make_head(NEW, 4), reads=["a", "b"])
 
 
 def test_two_tasks_one_after_the_other():
@@ -249,7 +271,7 @@ def test_rehearsal_spreads_over_classes_and_values():
 @pytest.mark.parametrize(("call", "says"), [
     (lambda net: grow(net, "a", nn.Linear(8, 1)), "a task 'a' already"),
     (lambda net: grow(net, "new", nn.Linear(8, 1), reads=["e"]), "no task 'e' to read"),
-    (lambda net: grow(net, "new", nn.Linear(8, 1), reads=[]), "needs an old task"),
+    (lambda net: grow(net, "new", nn.Linear(8, 1), reads=[]), "needs an old one"),
     (lambda net: grow(net, "new", nn.Linear(8, 1), rank=-1), "at least 0"),
     (lambda net: LowRank(HardSharing(nn.ReLU(), 3), ["a"], 1), "no weight matrix"),
     (lambda net: rehearsal(TensorSource(torch.zeros(2, 1), {"a": torch.full((2,), float("nan"))}),

@@ -30,6 +30,7 @@ from polytask.cli.options import (
     Time,
     open_asked,
 )
+from polytask.cli.shrink import grow, shrink
 from polytask.cli.tuning import finetune
 
 app = typer.Typer(
@@ -235,6 +236,8 @@ def _fit(given: dict[str, Any], config: Path | None, *, json: bool, quiet: bool)
 
 
 app.command()(finetune)
+app.command()(shrink)
+app.command()(grow)
 
 
 @app.command()

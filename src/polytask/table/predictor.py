@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from polytask import files
 from polytask.errors import UserError
 from polytask.model import MultiTaskModel
 from polytask.sampling import TensorSource
+from polytask.table.edits import grown, network, shrunk
+from polytask.table.new_task import read_new_task
 from polytask.table.preprocess import Preprocessor
-from polytask.table.recipe import TableRecipe, combine
+from polytask.table.recipe import combine
 from polytask.task import Task
 from polytask.training import predict
+from polytask.transfer.few_shot import few_shot
+from polytask.transfer.growing import Grown
+from polytask.transfer.shrinking import shrink
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +37,8 @@ class TablePredictor:
     Args:
         preprocessor: fitted on the training rows.
         tasks: in the order of the output columns.
-        parts: the networks: their task names and settings (a joint model has one part).
+        parts: the networks: their task names and settings (a joint model has one part), and in the settings, under
+            "edits", which tasks were taken away or added since (`table.edits`).
         model: the trained weights.
         about: anything worth keeping (data source, arm, scores).
     """
@@ -67,6 +73,35 @@ class TablePredictor:
         for name, output in self.outputs(frame).items():
             columns |= task_columns(self.tasks[name], output)
         return pd.DataFrame(columns, index=frame.index)
+
+    def shrink(self, keep: Sequence[str]) -> TablePredictor:
+        """A smaller predictor of these tasks alone, with the same predictions (see `transfer.shrinking.shrink`)."""
+        model = shrink(self.model, keep)
+        tasks = {name: task for name, task in self.tasks.items() if name in model.names}
+        labels = tuple(target for target in self.preprocessor.labels if target.name in tasks)
+        statistics = {name: pair for name, pair in self.preprocessor.statistics.items() if name in tasks}
+        preprocessor = replace(self.preprocessor, labels=labels, statistics=statistics)
+        return TablePredictor(preprocessor, tasks, shrunk(self.parts, self.tasks, model.names), model, self.about)
+
+    def grow(
+        self, frame: pd.DataFrame, target: str, kind: str | None = None, how: str = "adapters", **options: Any
+    ) -> TablePredictor:
+        """A predictor of one task more, learnt from the labelled rows of a frame (see `transfer.few_shot.few_shot`).
+
+        Args:
+            frame: the input columns, and a column `target` with labels; cells may be empty.
+            target: of the new task.
+            kind: "regression", "binary" ...; by default as the cells look.
+            how: "adapters", "head", "ridge", "prototypes", "full".
+            options: of `few_shot`.
+
+        Raises:
+            UserError: a task or an input column of this name, a column that the frame lacks, too few labels.
+        """
+        preprocessor, task, rows = read_new_task(self.preprocessor, frame, target, kind)
+        model = few_shot(self.model, task, rows, how, **options)
+        parts = grown(self.parts, target, cast(Grown, model.trunk))
+        return TablePredictor(preprocessor, self.tasks | {target: task}, parts, model, self.about)
 
     def save(self, folder: Path) -> None:
         """Write `model.safetensors`, `config.json`, `preprocess.json`, and `manifest.json` last."""
@@ -119,8 +154,7 @@ def build(
     tasks: Mapping[str, Task], preprocessor: Preprocessor, parts: Sequence[tuple[Sequence[str], Mapping[str, Any]]]
 ) -> MultiTaskModel:
     """The untrained model of these parts."""
-    recipe = TableRecipe(tasks, preprocessor.shape)
-    return combine([recipe.with_settings(settings)(names) for names, settings in parts])
+    return combine([network(tasks, preprocessor.shape, names, settings) for names, settings in parts])
 
 
 def task_columns(task: Task, output: Tensor) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from polytask.task import Task
 from polytask.training import Stage, fit
 from polytask.training.evaluating import evaluation_mode
 from polytask.transfer.closed_form import prototypes, ridge
-from polytask.transfer.growing import grow
+from polytask.transfer.growing import grow, readable
 
 CLOSED_FORMS: dict[str, Callable[[Task, Tensor, Tensor], nn.Linear]] = {"ridge": ridge, "prototypes": prototypes}
 """Heads that are computed: from the task, features (N, d) and targets (N,)."""
@@ -61,7 +61,7 @@ def few_shot(
         task: the new task.
         source: rows with labels of the new task; other rows and targets are not looked at.
         how: see above.
-        reads: the old tasks whose features the new one reads; by default all that have different ones.
+        reads: the old tasks whose features the new one reads (see `grow`).
         adapter: middle width of the bottleneck, for "adapters".
         rank: of the changes of the trunk's matrices, for "adapters".
         steps: of a training without `plan`.
@@ -94,7 +94,7 @@ def few_shot(
             return _computed(model, task, labels, CLOSED_FORMS[how], reads)
         _check_labels(task, labels)
         options = {"adapter": adapter, "rank": rank, "reads": reads} | TRAINED[how]
-        grown = grow(model, task.name, make_head(task, model.trunk.out_features), **options)
+        grown = grow(model, task.name, make_head(task, readable(model, reads)[1]), **options)
         train(grown, task, labels, plan or Stage(), valid, steps=steps, batch_size=batch_size, seed=seed)
     return grown.eval()
 

@@ -78,6 +78,11 @@ class LowRank(nn.Module):
         own = dict(trunk.named_parameters())
         return {name: own[name] + (up @ down).view_as(own[name]) for name, up, down in pairs}
 
+    def rename(self, before: Mapping[str, nn.Parameter], trunk: Trunk) -> None:
+        """The same parameters under the names that they have in this trunk."""
+        now = {id(p): name for name, p in trunk.named_parameters()}
+        self.names = tuple(now[id(before[name])] for name in self.names)
+
 
 def _as_matrix(p: Tensor) -> tuple[int, int]:
     """Rows and columns: all axes but the first as columns, or all but the last as rows."""
@@ -107,12 +112,12 @@ class Grown(Trunk):
         if adapter < 0 or rank < 0:
             raise UserError(f"adapter and rank are at least 0, got adapter={adapter}, rank={rank}")
         self.trunk, self.name, self.reads, self.frozen = trunk, name, tuple(reads), frozen
-        self.out_features = trunk.out_features
+        self.out_features, self.new_width = trunk.out_features, trunk.width(self.reads[0])
         if frozen:
             trunk.requires_grad_(False)
         self.mix = nn.Parameter(torch.zeros(len(self.reads))) if len(self.reads) > 1 else None
         self.low_rank = LowRank(trunk, self.reads, rank) if rank else None
-        self.adapter = FeatureAdapter(trunk.out_features, adapter) if adapter else None
+        self.adapter = FeatureAdapter(self.new_width, adapter) if adapter else None
         self.train(trunk.training)
 
     def train(self, mode: bool = True) -> Self:
@@ -139,8 +144,18 @@ class Grown(Trunk):
             features = torch.einsum("t,t...->...", shares, torch.stack([seen[name] for name in self.reads]))
         return features if self.adapter is None else self.adapter(features)
 
+    def sizes(self) -> dict[str, int]:
+        """The arguments `adapter` and `rank`."""
+        return {
+            "adapter": 0 if self.adapter is None else self.adapter.down.out_features,
+            "rank": 0 if self.low_rank is None else len(self.low_rank.down[0]),
+        }
+
     def penalty(self) -> Tensor | None:
         return None if self.frozen else self.trunk.penalty()
+
+    def width(self, task: str) -> int:
+        return self.new_width if task == self.name else self.trunk.width(task)
 
     def distinct(self, tasks: Sequence[str]) -> tuple[str, ...]:
         different = (*self.trunk.distinct([name for name in tasks if name != self.name]), self.name)
@@ -151,7 +166,10 @@ class Grown(Trunk):
         if self.name not in tasks:
             return self.trunk.keep(tasks)
         old = [name for name in tasks if name != self.name]
+        before = dict(self.trunk.named_parameters())
         self.trunk = self.trunk.keep([*old, *(name for name in self.reads if name not in old)])
+        if self.low_rank is not None:
+            self.low_rank.rename(before, self.trunk)
         return self
 
     def depths(self) -> Layers:
@@ -193,14 +211,15 @@ def grow(
     Args:
         model: stays as it is.
         name: of the new task.
-        head: from features of width `model.trunk.out_features` to its output.
-        reads: the old tasks whose features it reads; by default all that have different ones.
+        head: from features of the width that `readable` says to its output.
+        reads: the old tasks whose features it reads; by default all that have different ones, of the widest where
+            widths differ.
         adapter: middle width of the bottleneck on the features; 0 for none.
         rank: of the changes of low rank in all weight matrices of the trunk, for this task only; 0 for none.
         frozen: nothing but the new task's parts is trained.
 
     Raises:
-        UserError: the model has the task, or lacks one that is to be read.
+        UserError: the model has the task, or lacks one that is to be read; features of different widths.
 
     >>> from polytask import MLP, HardSharing
     >>> model = MultiTaskModel(HardSharing(MLP(3, [8])), {"a": nn.Linear(8, 1)})
@@ -210,19 +229,30 @@ def grow(
     """
     if name in model.names:
         raise UserError(f"the model has a task '{name}' already")
-    for one in reads or ():
-        if one not in model.names:
-            raise UserError(f"the model has no task '{one}' to read from{nearest(one, model.names)}")
-    reading = [one for one in model.names if reads_features(model.head(one))]
+    reads, _ = readable(model, reads)
     old = copy.deepcopy(model)
     if frozen:
         old.requires_grad_(False)
-    reads = old.trunk.distinct(reading) if reads is None else tuple(reads)
-    if not reads:
-        raise UserError(f"task '{name}' needs an old task to read from")
     trunk = Grown(old.trunk, name, reads, adapter=adapter, rank=rank, frozen=frozen)
     trunk.to(next(model.parameters()).device)
     return MultiTaskModel(trunk, {**{one: old.head(one) for one in old.names}, name: head}).train(model.training)
+
+
+def readable(model: MultiTaskModel, reads: Sequence[str] | None = None) -> tuple[tuple[str, ...], int]:
+    """The tasks whose features a new one reads (by default: see `grow`), and how wide these are."""
+    for one in reads or ():
+        if one not in model.names:
+            raise UserError(f"the model has no task '{one}' to read from{nearest(one, model.names)}")
+    if reads is None:
+        different = model.trunk.distinct([one for one in model.names if reads_features(model.head(one))])
+        widest = max((model.trunk.width(one) for one in different), default=0)
+        reads = [one for one in different if model.trunk.width(one) == widest]
+    if not reads:
+        raise UserError("a new task needs an old one to read from")
+    widths = {one: model.trunk.width(one) for one in reads}
+    if len(set(widths.values())) > 1:
+        raise UserError(f"features of different widths cannot be mixed: {widths}; name tasks of one width in reads=")
+    return tuple(reads), widths[reads[0]]
 
 
 def forgetting(

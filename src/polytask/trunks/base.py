@@ -76,6 +76,10 @@ class Trunk(nn.Module, ABC):
         """
         return [[self]]
 
+    def width(self, task: str) -> int:
+        """Of the features of one task."""
+        return self.out_features
+
     def distinct(self, tasks: Sequence[str]) -> tuple[str, ...]:
         """Those of `tasks` whose features differ; each other one gets the same features as one of these."""
         return tuple(tasks)

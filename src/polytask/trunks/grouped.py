@@ -42,6 +42,12 @@ class Grouped(Trunk):
                 features |= trunk(inputs, asked)
         return {name: features[name] for name in tasks}
 
+    def width(self, task: str) -> int:
+        for group, trunk in zip(self.groups, self._trunks(), strict=True):
+            if task in group:
+                return trunk.width(task)
+        raise UserError(f"no group has the task '{task}'")
+
     def distinct(self, tasks: Sequence[str]) -> tuple[str, ...]:
         found: set[str] = set()
         for group, trunk in zip(self.groups, self._trunks(), strict=True):
