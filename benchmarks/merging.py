@@ -3,9 +3,10 @@
     POLYTASK_DATA=../shared/data python -m benchmarks.merging [planted tox21] [--seeds 3]
 
 The tasks are fine-tuned one by one, each for a quarter of the steps of a joint training, from a start, and merged in
-each way at the scale that is best on the validation rows. The starts: a joint training of a quarter of the steps;
-a joint training of that length on one half of the training rows, with fine-tuning on the other half; the common random
-weights; random weights of each task's own. Numbers go to benchmarks/results/merging.json.
+each way at the scale that is best on the validation rows. The starts: a joint training of a quarter of the steps; the
+same, with heads that stay as they are; a joint training of that length on one half of the training rows, with
+fine-tuning on the other half; the common random weights; random weights of each task's own. "search" tries all ways and
+weights of tasks. Numbers go to benchmarks/results/merging.json.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,12 @@ import torch
 from benchmarks.conflict import CASES, Conflict, spread
 from polytask import AllTasks, MultiTaskModel, PCGrad, Stage, TensorSource, fit
 from polytask.balance import Balancer, Equal
-from polytask.transfer.merging import SCALES, best_merge
+from polytask.transfer.merging import best_merge
 
 RESULTS = Path(__file__).parent / "results" / "merging.json"
 METHODS = ("average", "arithmetic", "ties", "dare")
+SHORT = "short joint training"
+SCALES = (0.25, 0.5, 0.75, 1.0, 1.5)
 PART = 4  # a quarter of the steps for the start, and for each fine-tuning
 
 
@@ -40,11 +43,12 @@ def train(
     seed: int,
     part: int = 1,
     balancer: Balancer | None = None,
+    freeze: Sequence[str] = (),
 ) -> MultiTaskModel:
     """Trained for `steps / part`, on the rows that have a label of these tasks."""
     tasks = {name: case.tasks[name] for name in names}
     source = TensorSource(case.train.inputs, {name: case.train.targets[name] for name in names})
-    stage = Stage(patience=None, lr=case.lr, steps=case.steps // part)
+    stage = Stage(patience=None, lr=case.lr, steps=case.steps // part, freeze=freeze)
     constant = {name: value for name, value in case.constant(case.valid).items() if name in tasks}
     sampler = AllTasks(source, batch_size=case.batch, seed=seed)
     fit(model, tasks, sampler, case.valid.batches(4096), balancer=balancer, plan=stage, constant=constant)
@@ -58,17 +62,28 @@ def half(case: Conflict, which: int) -> Conflict:
     return replace(case, train=TensorSource(rows.inputs[which::2], targets))
 
 
-def starts(case: Conflict, seed: int) -> dict[str, tuple[MultiTaskModel, Conflict, Mapping[str, MultiTaskModel]]]:
-    """Per kind of start: the network, the case whose rows it is fine-tuned on, and where each task begins."""
+@dataclass(frozen=True)
+class Begin:
+    """The start, the rows on which each task is fine-tuned, its own network there, and what is frozen then."""
+
+    start: MultiTaskModel
+    rows: Conflict
+    own: Mapping[str, MultiTaskModel]
+    freeze: Sequence[str] = ()
+
+
+def starts(case: Conflict, seed: int) -> dict[str, Begin]:
+    """The kinds of start."""
     names, fresh = list(case.tasks), case.model(seed)
     short = train(case, case.model(seed), names, seed, PART)
     other = train(half(case, 0), case.model(seed), names, seed, PART)
     apart = {name: case.model(1000 * (seed + 1) + place) for place, name in enumerate(names)}
     return {
-        "short joint training": (short, case, dict.fromkeys(names, short)),
-        "joint training on other rows": (other, half(case, 1), dict.fromkeys(names, other)),
-        "common random weights": (fresh, case, dict.fromkeys(names, fresh)),
-        "no common start": (fresh, case, apart),
+        SHORT: Begin(short, case, dict.fromkeys(names, short)),
+        "the same, heads frozen": Begin(short, case, dict.fromkeys(names, short), ["heads"]),
+        "joint training on other rows": Begin(other, half(case, 1), dict.fromkeys(names, other)),
+        "common random weights": Begin(fresh, case, dict.fromkeys(names, fresh)),
+        "no common start": Begin(fresh, case, apart),
     }
 
 
@@ -79,16 +94,16 @@ def mean(values: Mapping[str, float]) -> float:
 def merged(case: Conflict, seed: int) -> dict[str, dict[str, Any]]:
     """Per start and way of merging the test skill, what was chosen, and what it cost."""
     found: dict[str, dict[str, Any]] = {}
-    for kind, (start, rows, begins) in starts(case, seed).items():
-        began = time.process_time()
-        models = {n: train(rows, copy.deepcopy(begins[n]), [n], seed, PART) for n in case.tasks}
+    for kind, at in starts(case, seed).items():
+        start, began = at.start, time.process_time()
+        models = {n: train(at.rows, copy.deepcopy(at.own[n]), [n], seed, PART, freeze=at.freeze) for n in case.tasks}
         tuning = time.process_time() - began
         own = {name: case.skill(model)[name] for name, model in models.items()}
         found[f"{kind}: the start"] = {"skill": mean(case.skill(start)), "seconds": 0.0}
         found[f"{kind}: fine-tuned, unmerged"] = {"skill": mean(own), "seconds": tuning}
-        for method in (*METHODS, "search"):
+        for method in (*METHODS, "search") if kind == SHORT else METHODS:
             ways, passes = (METHODS, 1) if method == "search" else ((method,), 0)
-            scales = tuple(s / len(models) if method == "arithmetic" else s for s in (*SCALES, 2.0))
+            scales = tuple(s / len(models) if method == "arithmetic" else s for s in SCALES)
             began = time.process_time()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # that starts differ is the point
