@@ -126,6 +126,8 @@ class StudyConfig(DataConfig):
     120.0
     """
 
+    domain: str | None = None
+    features: list[dict[str, Any]] | None = Field(None, min_length=1)
     arms: Names | None = Field(None, min_length=1)
     seeds: int = Field(5, ge=2, le=100)
     trials: int = Field(2, ge=1, le=4)

@@ -80,6 +80,7 @@ def study(
     cures: Annotated[
         bool | None, typer.Option("--cures/--no-cures", help="Try cures where a task loses by sharing (default: yes).")
     ] = None,
+    domain: Annotated[str | None, typer.Option(help="What the rows are, for networks of their own: recommend.")] = None,
     distil: Annotated[bool | None, typer.Option("--distil", help="One student of the separate networks too.")] = None,
     merge: Annotated[bool | None, typer.Option("--merge", help="Merged copies of the joint network too.")] = None,
     budget: Annotated[str | None, typer.Option(help="About how long it may take: 90s, 2m, 1.5h.")] = None,

@@ -14,6 +14,7 @@ from torch import Tensor
 from polytask import files
 from polytask.errors import UserError
 from polytask.sampling import TensorSource
+from polytask.table.domain import shape_from_json, shape_to_json
 from polytask.table.preprocess import TableShape
 from polytask.table.recipe import TableRecipe
 from polytask.task import Task
@@ -59,9 +60,8 @@ def save_rows(folder: Path, rows: Rows) -> None:
         # tasks by position: a column may be called anything
         arrays |= {f"{TARGET}{i}": part.targets[name].contiguous() for i, name in enumerate(rows.tasks)}
         files.write_bytes(folder / f"{side}.safetensors", save(arrays))
-    shape = {"numeric": rows.shape.numeric, "cardinalities": list(rows.shape.cardinalities),
-             "edges": [list(e) for e in rows.shape.edges]}  # fmt: skip
     tasks = [task.to_json() for task in rows.tasks.values()]
+    shape = shape_to_json(rows.shape)
     files.write_json(folder / "rows.json", {"tasks": tasks, "shape": shape, "constant": rows.constant})
 
 
@@ -83,9 +83,4 @@ def _load_rows(folder: Path, written: int) -> Rows:
         arrays = load_file(folder / f"{side}.safetensors")
         inputs = {key.removeprefix(INPUT): value for key, value in arrays.items() if key.startswith(INPUT)}
         sides.append(TensorSource(inputs, {name: arrays[f"{TARGET}{i}"] for i, name in enumerate(tasks)}))
-    shape = TableShape(
-        numeric=about["shape"]["numeric"],
-        cardinalities=tuple(about["shape"]["cardinalities"]),
-        edges=tuple(tuple(e) for e in about["shape"]["edges"]),
-    )
-    return Rows(sides[0], sides[1], tasks, shape, about["constant"])
+    return Rows(sides[0], sides[1], tasks, shape_from_json(about["shape"]), about["constant"])

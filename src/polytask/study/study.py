@@ -6,6 +6,7 @@ import datetime
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from polytask.study.runner import Runner
 from polytask.study.runs import Budget, RunSpec, build, load_model
 from polytask.study.trainer import Trainer, networks_of, tuning_runs
 from polytask.study.verdict import recommend
+from polytask.table.domain import find_domain
 from polytask.table.opening import fingerprint
 from polytask.table.predictor import TablePredictor
 from polytask.table.prepare import Prepared, prepare
@@ -37,7 +39,7 @@ from polytask.table.recipe import TRUNKS, combine
 CONFIDENCE = 0.95
 FORMAT, VERSION = "polytask-study", 1
 QUESTION = ("targets", "kinds", "drop", "group", "time", "split", "holdout", "needs", "class_weights", "focal", "seed",
-            "epochs", "patience", "batch_size", "precision")  # fmt: skip
+            "epochs", "patience", "batch_size", "precision", "domain", "features")  # fmt: skip
 Event = dict[str, Any]
 
 
@@ -70,34 +72,51 @@ class Study:
             self.config.epochs, self.config.patience, self.config.batch_size, str(place.device), precision
         )
         self.jobs = self.config.jobs or 1  # more, in a script, need the `if __name__ == "__main__"` of multiprocessing
-        self.arms = self._planned_arms(list(self.config.targets))
+        self.domain = find_domain(self.config.domain) if self.config.domain else None
+        if self.config.features and self.domain is None:
+            raise UserError("features are what a domain reads: give the domain too, such as  domain: recommend")
         self.data: Prepared | None = None
+        self.arms = self._planned_arms(list(self.config.targets))
 
     def _planned_arms(self, tasks: list[str]) -> list[Arm | str]:
         """The arms asked for; groups and branches stay words until others have shown who belongs together."""
         if len(tasks) < 2:
             raise UserError("a study compares tasks learned together and alone: give at least two targets "
                             "(one alone is trained by  polytask fit)")  # fmt: skip
-        wanted = list(self.config.arms or DEFAULT_ARMS)
+        wanted = list(self.config.arms or self._default_arms())
         if "single" not in wanted:
             wanted.insert(0, "single")  # there is no verdict without the baselines
         balancers = names.ready_balancers()
         wanted += [word for word in FOLLOWING if getattr(self.config, word) and word not in wanted]
         if "merge" in wanted and "hard+equal" not in wanted:
             wanted.insert(1, "hard+equal")  # which it starts from
-        if self.config.arms is None:
+        if self.config.arms is None and self.domain is None:
             if not _has_sklearn():
                 wanted.remove("trees")
             if len(tasks) < 3:
                 wanted.remove("groups")  # two tasks can only share all or nothing
+        if self.domain is not None and "branched" in wanted:
+            raise UserError(f"the domain '{self.config.domain}' has no branched networks: leave out the arm 'branched'")
         for word in (name for name in wanted if is_later(name) and name not in FOLLOWING):
             signal_of(word)  # refuses an unknown one
-        return [name if is_later(name) else make_arm(name, tasks, list(TRUNKS), balancers) for name in wanted]
+        return [name if is_later(name) else make_arm(name, tasks, self._trunks(), balancers) for name in wanted]
+
+    def _default_arms(self) -> list[str]:
+        if self.domain is None:
+            return list(DEFAULT_ARMS)
+        known = {name: task.kind for name, task in self.data.tasks.items()} if self.data else self.config.targets
+        return self.domain.default_arms(known)
+
+    def _trunks(self) -> list[str]:
+        return list(TRUNKS if self.domain is None else self.domain.TRUNKS)
 
     def prepare(self) -> Prepared:
         """Read, check and split the data; cheap, and the first thing that can fail."""
         if self.data is None:
-            self.data = prepare(self.source, **self.config.columns(), **self.config.learning())
+            words = self.config.columns() | self.config.learning()
+            if self.domain is not None:
+                words["fit"] = partial(self.domain.fit, features=self.config.features)
+            self.data = prepare(self.source, **words)
             self.arms = self._planned_arms(list(self.data.tasks))  # 'a:b' may turn out to be a name
             self.on_event({"kind": "data", "data": self.data})
         return self.data
@@ -179,7 +198,7 @@ class Study:
         arms += grower.proposed(later, arms)
         arms += [following_arm(word, list(data.tasks), trainer.tuned) for word in self.arms if word in FOLLOWING]
         trainer.train(arms)
-        if self.config.cures:
+        if self.config.cures and self.domain is None:  # cures are trunks of tables
             arms += grower.cures(arms, CONFIDENCE)
             trainer.train(arms)
         self.on_event({"kind": "reading"})

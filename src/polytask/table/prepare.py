@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +56,7 @@ def prepare(
     class_weights: Mapping[str, Any] | None = None,
     focal: Mapping[str, float] | None = None,
     preprocessor: Preprocessor | None = None,
+    fit: Callable[[pd.DataFrame, Schema], Preprocessor] = Preprocessor.fit,
     **columns: Any,
 ) -> Prepared:
     """Open a table, fit the preprocessing on its training rows, make the tasks.
@@ -66,6 +67,7 @@ def prepare(
         class_weights: target -> a name of `losses.WEIGHTINGS`, or numbers.
         focal: target -> gamma of the focal loss.
         preprocessor: that of a trained model, which then reads the columns; by default one is fitted.
+        fit: how one is fitted (a domain has its own).
         columns: as for `open_table`.
     """
     table = source if isinstance(source, Table) else open_table(source, seed=seed, **columns)
@@ -74,7 +76,7 @@ def prepare(
     _check_names(schema, needs=needs, class_weights=class_weights, focal=focal)
     seen = frame.iloc[split.train]
     if preprocessor is None:
-        preprocessor = Preprocessor.fit(seen, schema)
+        preprocessor = fit(seen, schema)
     else:
         preprocessor = preprocessor.for_targets(seen, schema.targets)
     sides, labels = {}, {}

@@ -122,6 +122,10 @@ class Preprocessor:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Preprocessor:
         """Read what `to_json` wrote. Raises UserError for another format."""
+        if "domain" in data:
+            from polytask.table.domain import find_domain  # which knows this class
+
+            return find_domain(data["domain"]).preprocessor_from_json(data)
         if data.get("format") != _FORMAT:
             raise UserError(f"this preprocessor has format {data.get('format')!r}, but format {_FORMAT} is read here")
         labels = [

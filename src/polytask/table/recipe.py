@@ -13,6 +13,7 @@ from polytask.errors import UserError, nearest
 from polytask.heads import make_head
 from polytask.model import MultiTaskModel
 from polytask.names import canonical, registered
+from polytask.table.domain import DomainShape
 from polytask.table.encoder import TableEncoder, TableStem
 from polytask.table.preprocess import TableShape
 from polytask.task import Task
@@ -71,6 +72,8 @@ class TableRecipe:
 
     def __call__(self, names: Sequence[str]) -> MultiTaskModel:
         """The model of these tasks."""
+        if isinstance(self.shape, DomainShape):
+            return self.shape.model(self.tasks, names, self.to_json())
         build = TRUNKS.get(canonical(self.trunk))
         if build is None:
             raise UserError(f"tables know no trunk '{self.trunk}'{nearest(self.trunk, TRUNKS)}")

@@ -27,11 +27,11 @@ def test_the_stem_is_embeddings_side_by_side():
     stem, inputs = FeatureStem(fitted), fitted.tensors(frame)
     starts = {"user": 0, "item": fitted.codings["user"].rows}
     table, other = stem.banks[0].table.weight, stem.banks[1].table.weight
-    user, city, item = inputs["ids"].T
+    user, city, item = inputs["categorical"].T
     past = table[inputs["past"] + starts["item"]] * (inputs["past"] > 0).unsqueeze(-1)
     mean = past.sum(1) / (inputs["past"] > 0).sum(1, keepdim=True).clamp(min=1)
     tags = other[inputs["tags"] + fitted.codings["city"].rows] * (inputs["tags"] > 0).unsqueeze(-1)
-    expected = [table[user], table[item + starts["item"]], mean, other[city], tags.sum(1), inputs["numbers"]]
+    expected = [table[user], table[item + starts["item"]], mean, other[city], tags.sum(1), inputs["numeric"]]
     torch.testing.assert_close(stem(inputs), torch.cat(expected, 1))
     assert stem(inputs).shape == (60, stem.out_features)
     assert stem.places("user").tolist() == [0, 1, 2, 6, 7, 8, 9, 10, 11, 12, 13]  # user, past, city

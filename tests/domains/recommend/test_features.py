@@ -57,7 +57,7 @@ def test_frame_arrow_chunks_and_json_give_the_same_arrays():
     chunks = [frame.iloc[start : start + 90] for start in range(0, len(frame), 90)]
     streamed = FEATURES.fit(iter(chunks))
     assert streamed.codings == fitted.codings
-    np.testing.assert_allclose(streamed.inputs(frame)["numbers"], arrays["numbers"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(streamed.inputs(frame)["numeric"], arrays["numeric"], rtol=1e-5, atol=1e-6)
     back = FittedFeatures.from_json(json.loads(json.dumps(fitted.to_json())))
     same(arrays, back.inputs(frame))
     assert (back.features.columns, back.codings) == (FEATURES.columns, fitted.codings)
@@ -69,14 +69,15 @@ def test_codes_and_padding_by_hand():
     fitted = features.fit(train)
     assert fitted.codings["item"].values == (10, 20, 30, 99)  # both columns, in order
     arrays = fitted.inputs(pd.DataFrame({"item": [20, 11], "past": [[1, 10, 20], None]}))
-    assert arrays["ids"].tolist() == [[3], [1]]
+    assert arrays["categorical"].tolist() == [[3], [1]]
     assert arrays["past"].tolist() == [[2, 3], [0, 0]]  # the last two; nothing
-    assert fitted.inputs(pd.DataFrame({"item": [10.0, np.nan], "past": [[], [7]]}))["ids"].tolist() == [[2], [0]]
+    arrays = fitted.inputs(pd.DataFrame({"item": [10.0, np.nan], "past": [[], [7]]}))
+    assert arrays["categorical"].tolist() == [[2], [0]]
 
 
 def test_rare_ids_are_unknown_ones():
     fitted = Features([Id("user", rare=2)]).fit(pd.DataFrame({"user": ["x", "y", "x", None]}))
-    assert fitted.inputs(pd.DataFrame({"user": ["x", "y", None, "z"]}))["ids"].ravel().tolist() == [2, 1, 0, 1]
+    assert fitted.inputs(pd.DataFrame({"user": ["x", "y", None, "z"]}))["categorical"].ravel().tolist() == [2, 1, 0, 1]
 
 
 def test_nothing_is_learnt_from_other_rows():
@@ -86,15 +87,15 @@ def test_nothing_is_learnt_from_other_rows():
     changed.loc[200:, "user"] = 1000
     changed.loc[200:, "price"] = 1e6
     assert FEATURES.fit(changed.iloc[:200]).to_json() == fitted.to_json()
-    assert set(fitted.inputs(changed.iloc[200:])["ids"][:, 0]) == {1}
+    assert set(fitted.inputs(changed.iloc[200:])["categorical"][:, 0]) == {1}
 
 
 def test_ids_are_the_same_whatever_their_type():
     fitted = Features([Id("user")]).fit(pd.DataFrame({"user": [1, 2, 3]}))
     for values in (["1", "3", "x"], [1.0, 3.0, 7.0], pd.array([1, 3, 8], dtype="Int64"), pd.Categorical([1, 3, 9])):
-        assert fitted.inputs(pd.DataFrame({"user": values}))["ids"].ravel().tolist() == [2, 4, 1]
+        assert fitted.inputs(pd.DataFrame({"user": values}))["categorical"].ravel().tolist() == [2, 4, 1]
     text = Features([Id("user")]).fit(pd.DataFrame({"user": ["1", "2", "a"]}))
-    assert text.inputs(pd.DataFrame({"user": [1, 5]}))["ids"].ravel().tolist() == [2, 1]
+    assert text.inputs(pd.DataFrame({"user": [1, 5]}))["categorical"].ravel().tolist() == [2, 1]
     mixed = Features([Id("a", table="t"), Id("b", table="t")]).fit(pd.DataFrame({"a": [1, 2], "b": ["x", "1"]}))
     assert mixed.codings["t"].values == ("1", "2", "x")
 
@@ -104,7 +105,7 @@ def test_large_ids_with_gaps_stay_exact():
     table = pa.table({"user": pa.array([big, None, big + 1])})
     fitted = Features([Id("user")]).fit(table)
     assert fitted.codings["user"].values == (big, big + 1)
-    assert fitted.inputs(table)["ids"].ravel().tolist() == [2, 0, 3]
+    assert fitted.inputs(table)["categorical"].ravel().tolist() == [2, 0, 3]
 
 
 def test_hashing_is_stable_and_spreads():
@@ -114,7 +115,7 @@ def test_hashing_is_stable_and_spreads():
         10108369966752808416,
     ]  # pandas' SipHash
     fitted = Features([Id("user", buckets=8)]).fit(pd.DataFrame({"user": [1]}))
-    codes = fitted.inputs(pd.DataFrame({"user": np.arange(8000)}))["ids"].ravel()
+    codes = fitted.inputs(pd.DataFrame({"user": np.arange(8000)}))["categorical"].ravel()
     counts = np.bincount(codes, minlength=9)
     assert counts[0] == 0
     assert counts[1:].min() > 850  # eight buckets, a thousand each
@@ -126,7 +127,7 @@ def test_numbers_are_scaled_by_training_rows_and_gaps_are_said():
     features = Features([Number("x"), Number("y", scale="none"), Number("z", scale="log")])
     arrays = features.fit(train).inputs(pd.DataFrame({"x": [5.0, np.nan], "y": [7.0, np.inf], "z": [np.e - 1, 0.0]}))
     deviation = np.sqrt(2 / 3)
-    np.testing.assert_allclose(arrays["numbers"], [[3, 0, 7, 1 / deviation], [0, 1, 0, 0]], atol=1e-6)
+    np.testing.assert_allclose(arrays["numeric"], [[3, 0, 7, 1 / deviation], [0, 1, 0, 0]], atol=1e-6)
 
 
 def test_a_stream_from_disk_gives_the_rows_of_the_frame(tmp_path):
@@ -142,8 +143,8 @@ def test_a_stream_from_disk_gives_the_rows_of_the_frame(tmp_path):
     stream = streamed.stream(list(tasks), 64)
     batches = [stream.next() for _ in range(len(stream))]
     stream.close()
-    seen = torch.cat([torch.cat([b.inputs["ids"], b.inputs["past"], b.inputs["tags"]], 1) for b in batches])
-    whole = torch.cat([memory.inputs[key] for key in ("ids", "past", "tags")], 1)
+    seen = torch.cat([torch.cat([b.inputs["categorical"], b.inputs["past"], b.inputs["tags"]], 1) for b in batches])
+    whole = torch.cat([memory.inputs[key] for key in ("categorical", "past", "tags")], 1)
     assert sorted(map(tuple, seen.tolist())) == sorted(map(tuple, whole.tolist()))
 
 

@@ -151,8 +151,8 @@ def _exposures(
     rng: np.random.Generator, people: np.ndarray, things: np.ndarray, requests: int
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Who is shown what, in columns of one row per exposure; and the quality of what is shown."""
-    items = things.shape[1]
-    quality, price = rng.normal(size=items), rng.lognormal(3.0, 0.7, items)
+    items: int = things.shape[1]
+    quality, price = rng.normal(size=(items,)), rng.lognormal(3.0, 0.7, (items,))
     owner = rng.integers(0, people.shape[1], requests)
     item = _shown(rng, people[0][owner], things[0], quality).ravel()
     user = np.repeat(owner, PER_REQUEST)

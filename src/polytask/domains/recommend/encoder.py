@@ -79,7 +79,7 @@ class _Bank(nn.Module):
     def forward(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
         codes, widths = [], [len(self.singles)]
         if self.singles:
-            ids = inputs["ids"]
+            ids = inputs["categorical"]
             codes.append((ids if self.every else ids[:, self.places]) + self.offsets)
         for start, some in zip(self.starts, self.lists, strict=True):
             codes.append(inputs[some.name] + start)
@@ -136,7 +136,7 @@ class FeatureStem(nn.Module):
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         parts = [part for bank in self.banks for part in bank(inputs)]
         if self.has_numbers:
-            parts.append(inputs["numbers"])
+            parts.append(inputs["numeric"])
         return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
     def places(self, *which: str) -> Tensor:

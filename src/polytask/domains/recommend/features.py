@@ -87,7 +87,7 @@ class Features:
     ...                      Ids("past", "user", table="item", pooling="attention", query="item", length=2)])
     >>> fitted = features.fit(train)
     >>> arrays = fitted.inputs(pd.DataFrame({"user": [8, 9], "item": ["b", "a"], "past": [["a", "new"], None]}))
-    >>> arrays["ids"].tolist(), arrays["past"].tolist()  # 0: missing, 1: unknown
+    >>> arrays["categorical"].tolist(), arrays["past"].tolist()  # 0: missing, 1: unknown
     ([[3, 3], [1, 2]], [[2, 1], [0, 0]])
     """
 
@@ -147,7 +147,7 @@ def _check(columns: Sequence[Column]) -> None:
     for column in columns:
         if column.name in seen:
             raise UserError(f"column '{column.name}' is given twice")
-        if column.name in ("ids", "numbers") and isinstance(column, Ids):
+        if column.name in ("categorical", "numeric") and isinstance(column, Ids):
             raise UserError(f"a column of lists cannot be called '{column.name}': the inputs have such a key already")
         seen[column.name] = column
         _word(column, "side", SIDES)

@@ -47,30 +47,28 @@ class FittedFeatures:
 
     @property
     def number_width(self) -> int:
-        """Columns of "numbers"."""
+        """Columns of "numeric"."""
         return sum(scale.width for scale in self.scales.values())
 
     def inputs(self, rows: Any) -> dict[str, np.ndarray]:
         """Arrays of a pandas frame or a pyarrow.Table of N rows.
 
-        "ids" (N, I) int64 and "numbers" (N, F) float32 where there are such columns, in their order; per column of
+        "categorical" (N, I) int64, the ids, and "numeric" (N, F) float32, in the order of the columns; per column of
         lists (N, length) int64. Codes are rows of the column's table; 0 is missing, and 1 unknown in a vocabulary.
 
         Raises:
             UserError: a missing column, or cells of another kind.
         """
-        count, found = cells.row_count(rows), {}
-        if self.features.ids:
-            codes = np.empty((count, len(self.features.ids)), dtype=np.int64)
-            for place, one in enumerate(self.features.ids):
-                codes[:, place] = self.codings[one.table_name].codes(cells.ids(rows, one.name))
-            found["ids"] = codes
+        count = cells.row_count(rows)
+        codes = np.empty((count, len(self.features.ids)), dtype=np.int64)
+        for place, one in enumerate(self.features.ids):
+            codes[:, place] = self.codings[one.table_name].codes(cells.ids(rows, one.name))
+        columns = [self.scales[one.name].columns(cells.numbers(rows, one.name)) for one in self.features.numbers]
+        numbers = np.concatenate([np.empty((0, count), dtype=np.float32), *columns])
+        found = {"categorical": codes, "numeric": np.ascontiguousarray(numbers.T)}
         for some in self.features.lists:
             flat, lengths = cells.lists(rows, some.name, some.separator)
             found[some.name] = padded(self.codings[some.table_name].codes(flat), lengths, some.length)
-        if self.features.numbers:
-            columns = [self.scales[one.name].columns(cells.numbers(rows, one.name)) for one in self.features.numbers]
-            found["numbers"] = np.ascontiguousarray(np.concatenate(columns).T)
         return found
 
     def tensors(self, rows: Any) -> dict[str, Tensor]:

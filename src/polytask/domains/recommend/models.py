@@ -201,6 +201,7 @@ def _pepnet(recipe: RecommenderRecipe, names: Sequence[str]) -> MultiTaskModel:
 
 MODELS: dict[str, Callable[[RecommenderRecipe, Sequence[str]], MultiTaskModel]] = {
     "single": _single,
+    "hard": _shared,
     "shared": _shared,
     "mmoe": _mmoe,
     "cgc": _cgc,
@@ -221,8 +222,8 @@ def recommender(
     """The recommender of that name for these tasks, events in the order in which they happen.
 
     Args:
-        name: in `MODELS`: "single" (a network each), "shared", "mmoe", "cgc", "ple", "esmm", "escm2", "aitm", "dbmtl",
-            "pepnet".
+        name: in `MODELS`: "single" (a network each), "hard" or "shared" (a shared bottom), "mmoe", "cgc", "ple",
+            "esmm", "escm2", "aitm", "dbmtl", "pepnet".
         settings: see `RecommenderRecipe`.
 
     "esmm" and "escm2" have a head "buy|click" too (`clicks.given`): ask `model(inputs, ["buy|click"])`.
