@@ -18,13 +18,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
 import torch
 
 from polytask import MLP, HardSharing, MultiTaskModel, Stage, Task, fit, make_head
+from polytask.relate.quantile import students_t_quantile
 from polytask.sampling import AllTasks, TensorSource
 from polytask.training import evaluate
 from polytask.transfer.few_shot import few_shot
@@ -32,7 +33,6 @@ from polytask.transfer.few_shot import few_shot
 DATA = Path(os.environ.get("POLYTASK_DATA", "../shared/data"))
 RESULTS = Path(__file__).parent / "results" / "few_shot.json"
 FIGURE = Path(__file__).parent.parent / "docs" / "images" / "few-shot.svg"
-PAGE = Path(__file__).parent.parent / "docs" / "new-tasks.md"
 LABELS = (5, 10, 20, 50, 100, 500, 2000)
 SEEDS, DRAWS, FEWER_DRAWS = 3, 5, 2  # fewer where many labels are drawn
 GRID = ((1e-3, 30), (1e-3, 100), (3e-3, 100))  # learning rate, steps; ten epochs where these are more
@@ -202,6 +202,81 @@ def measure(name: str) -> Iterator[dict[str, Any]]:
         }  # fmt: skip
 
 
+def by_draw(found: dict[str, Any], way: str, count: str) -> list[float]:
+    """The mean over the left-out tasks, for each seed and draw."""
+    return [mean(values) for values in zip(*found["scores"][way][count].values(), strict=True)]
+
+
+def interval(values: list[float]) -> str:
+    """Mean and half the width of its 95 % t interval."""
+    half = students_t_quantile(0.975, len(values) - 1) * stdev(values) / math.sqrt(len(values))
+    return f"{mean(values):.3f} ± {half:.3f}"
+
+
+def against_scratch(found: dict[str, Any], way: str, count: str) -> list[float]:
+    """How much better than from scratch, on the same rows."""
+    pairs = zip(by_draw(found, way, count), by_draw(found, "scratch", count), strict=True)
+    return [ours - theirs for ours, theirs in pairs]
+
+
+def crossing(found: dict[str, Any], way: str) -> str:
+    """The first n at which the new task is learnt as well from scratch."""
+    for count in found["scores"]["scratch"]:
+        if mean(against_scratch(found, way, count)) <= 0:
+            return count
+    return f"above {list(found['scores']['scratch'])[-1]}"
+
+
+def tables(results: dict[str, Any]) -> str:
+    """What the page shows."""
+    lines = []
+    for name, found in results.items():
+        counts = [count for count in found["scores"]["scratch"] if count in found["scores"]["head"]]
+        ceiling = interval([mean(values) for values in zip(*found["ceiling"].values(), strict=True)])
+        told = f"**{name}**: {found['score']}, mean over {', '.join(found['left_out'])}"
+        lines += [f"{told}; with all labels, alone: {ceiling}", ""]
+        lines += ["| labels | " + " | ".join(counts) + " | scratch catches up at |", "|---" * (len(counts) + 2) + "|"]
+        for way in found["scores"]:
+            cells = [interval(by_draw(found, way, count)) for count in counts]
+            last = "" if way == "scratch" else crossing(found, way)
+            lines.append(f"| {WORDS[way]} | " + " | ".join(cells) + f" | {last} |")
+        best = {c: max((w for w in found["scores"] if w != "scratch"), key=lambda w: mean(by_draw(found, w, c)))
+                for c in counts}  # fmt: skip
+        cells = [interval(against_scratch(found, best[count], count)) for count in counts]
+        lines += ["| best of them minus scratch, paired | " + " | ".join(cells) + " | |", ""]
+    return "\n".join(lines)
+
+
+def figure(results: dict[str, Any], target: Path) -> None:
+    """One panel for each set, one curve for each way, bars for the intervals, the ceiling as a dashed line."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    import matplotlib.pyplot as plt
+
+    mpl.rcParams["svg.hashsalt"] = "polytask"
+    drawn, axes = plt.subplots(1, len(results), figsize=(4.4 * len(results), 3.9), layout="constrained", squeeze=False)
+    colours = dict(zip(WORDS, ("#0b6e4f", "#6fbf73", "#1f77b4", "#a03060", "#d9822b", "#555555"), strict=True))
+    for axis, (name, found) in zip(axes[0], results.items(), strict=True):
+        for number, way in enumerate(found["scores"]):
+            counts = list(found["scores"][way])
+            values = [by_draw(found, way, count) for count in counts]
+            half = [students_t_quantile(0.975, len(v) - 1) * stdev(v) / math.sqrt(len(v)) for v in values]
+            axis.errorbar([int(c) * 1.03 ** (number - 2) for c in counts], [mean(v) for v in values], half,
+                          marker="osD^vx"[number], label=WORDS[way], color=colours[way], linewidth=1.4, markersize=4,
+                          elinewidth=0.8, linestyle="--" if way == "scratch" else "-")  # fmt: skip
+        axis.axhline(mean(v for values in found["ceiling"].values() for v in values), color="0.6", linestyle=":")
+        ticks = [int(count) for count in found["scores"]["scratch"]]
+        axis.set_xscale("log")
+        axis.set_xticks(ticks, [str(tick) for tick in ticks])
+        axis.minorticks_off()
+        axis.set(title=f"{name}, {len(found['left_out'])} tasks left out", xlabel="labels of the new task")
+        axis.set_ylabel(found["score"])
+    most = max(axes[0], key=lambda axis: len(axis.get_legend_handles_labels()[0]))
+    drawn.legend(*most.get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False, fontsize=8)
+    drawn.savefig(target, metadata={"Date": None})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("sets", nargs="*", default=list(CASES))
@@ -213,6 +288,8 @@ def main() -> None:
         for found in measure(name):
             results[name] = found
             RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    figure(results, FIGURE)
+    print(tables(results))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from polytask.errors import UserError
 from polytask.sampling import AllTasks, EachTask, TensorSource
 from polytask.testing.trunks import TRUNK_CHECKS, shaken
 from polytask.training import evaluate
+from polytask.transfer.distillation import Distillation
 from polytask.transfer.growing import FeatureAdapter, Grown, LowRank, forgetting, grow, readable, rehearsal
 from polytask.transfer.shrinking import shrink
 from polytask.trunks import Branched, Grouped, Separate
@@ -217,7 +218,7 @@ def old():
     return model, tasks, train, valid, TensorSource(fresh, {"new": (3 * fresh[:, 3] * fresh[:, 4])})
 
 
-def test_forgetting_is_measured_and_rehearsal_lessens_it(old):
+def test_forgetting_is_measured_and_rehearsal_or_a_teacher_lessen_it(old):
     model, tasks, train, valid, new = old
     rows = valid.batches(200)
     whole = tasks | {"new": NEW}
@@ -230,12 +231,22 @@ def test_forgetting_is_measured_and_rehearsal_lessens_it(old):
         fit(grown, {n: whole[n] for n in names}, sampler, both, plan=plan)
         return forgetting(model, grown, tasks, rows)
 
-    kept = rehearsal(train, tasks, rows=40)
+    def taught():
+        torch.manual_seed(1)
+        grown = grow(model, "new", make_head(NEW, 32), frozen=False)
+        teacher = Distillation({"a": model, "b": model}, unlabelled=new.stream(["new"], 64))
+        plan = Stage(epochs=1, patience=None, lr=3e-3)
+        fit(grown, whole, EachTask({"new": new}, epoch=200), both, objective=teacher, plan=plan)
+        return forgetting(model, grown, tasks, rows)
+
+    kept, lwf = rehearsal(train, tasks, rows=40), taught()
     alone = on(EachTask({"new": new}, epoch=200), ["new"])
     beside = on(EachTask({("a", "b"): kept, "new": new}, epoch=200), whole)
     assert alone["a"] > 0.05
     assert beside["a"] < alone["a"]
     assert beside["b"] < alone["b"]
+    assert lwf["a"] < 0.5 * alone["a"]  # without a single old row
+    assert lwf["b"] < alone["b"]
     frozen = grow(model, "new", make_head(NEW, 32))
     steps_on = EachTask({"new": new}, epoch=20)
     fit(frozen, {"new": NEW}, steps_on, new.batches(300), plan=Stage(epochs=1, patience=None))
