@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from polytask.table.opening import open_table
 from polytask.table.predictor import TablePredictor
 from polytask.table.starting import stratified_folds, table_starts
+from polytask.task import Task
 
 from .conftest import run, small_table
 
@@ -56,7 +57,7 @@ def test_a_new_target_on_a_trained_model(at: Path) -> None:
     result = tune("--targets", "kind", *others("kind"))
     assert result.exit_code == 0, result.output
     assert "from scratch, seed 1" in result.stderr
-    assert "The result no longer predicts price, buy." in " ".join(result.stdout.split())
+    assert "The result no longer predicts price, buy: polytask grow keeps old tasks." in " ".join(result.stdout.split())
     record = told()
     assert record["trunk_share"] == 1.0
     assert record["tasks"]["kind"]["labelled"]["train"] == 72
@@ -175,6 +176,20 @@ def test_a_study_is_a_start(at: Path, studied: Path) -> None:
     result = run("finetune", "dear.csv", "--targets", "dear", *others(), "--from", studied, "--epochs", "1",
                  "--seeds", "1", "--folds", "2", "--out", "t", "--quiet")  # fmt: skip
     assert result.exit_code == 0, result.output
+
+
+def test_a_grown_and_a_shrunk_model_are_starts(at: Path) -> None:
+    assert run("grow", "m", "new.csv", "--target", "visits", "--steps", "1", "--out", "grown").exit_code == 0
+    assert run("shrink", "grown", "--tasks", "buy,visits", "--out", "less").exit_code == 0
+    old = load_file("m/model.safetensors")
+    for folder, known in (("grown", {"price", "buy"}), ("less", {"buy"})):
+        (network,) = table_starts(Path(folder))
+        assert set(network.start.tasks) == known
+        begun = network.start.begin({"kind": Task.classes("kind", 3)})
+        assert all(torch.equal(v, old[n]) for n, v in begun.state_dict().items() if n.startswith("trunk."))
+    words = ["--targets", "kind", *others("kind"), "--epochs", "1", "--seeds", "1", "--quiet", "--out", "t"]
+    assert run("finetune", "new.csv", "--from", "less", *words).exit_code == 0
+    assert list(TablePredictor.load(Path("t")).tasks) == ["kind"]
 
 
 def test_folds_keep_labels_and_groups_together(at: Path) -> None:

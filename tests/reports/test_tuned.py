@@ -31,7 +31,7 @@ def test_rows_and_words() -> None:
     assert told["title"].endswith("2 seeds")
     assert "93 % of the trunk's numbers" in told["story"]
     assert "a went on with its head" in told["story"]
-    assert told["story"].endswith("no longer predicts b, c.")
+    assert told["story"].endswith("no longer predicts b, c: polytask grow keeps old tasks.")
 
 
 @pytest.mark.parametrize("change", [

@@ -163,12 +163,12 @@ def _tuned(network: TableStart, data: Prepared, recipe: FineTuning) -> Side:
 def _scratch(network: TableStart, data: Prepared, recipe: FineTuning, mine: Side) -> Side:
     """The same network untrained, that sees as many batches; it reads all columns of the table in its own way."""
     epochs = sum(stage.epochs for stage in recipe.stages(mine.begin(0), mine.new))
-    settings = {key: value for key, value in network.settings.items() if key != "tree"}
+    untrained = TableRecipe(data.tasks, data.preprocessor.shape).with_settings(network.settings)
 
     def begin(seed: int) -> MultiTaskModel:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            return TableRecipe(data.tasks, data.preprocessor.shape).with_settings(settings)(tuple(data.tasks))
+            return untrained(tuple(data.tasks))
 
     plain = replace(RECIPES["full"], epochs=epochs, soup=recipe.soup, rule=recipe.rule, reinit=0)
     return Side("from scratch", data, begin, None, plain)
@@ -227,7 +227,7 @@ def _saved(
     model, run, stages = first
     scores = evaluate(model, data.tasks, data.test.batches(VALID_BATCH))
     about = {"source": data.name, "balancer": "equal", "sampler": "all", "scores": scores, "finetuning": record}
-    settings = {key: value for key, value in network.settings.items() if key != "tree"}
+    settings = dict(network.settings)
     draw_run(out, about | {"trunk": settings.get("trunk", "hard")}, run, model, data, stages)
     TablePredictor(data.preprocessor, data.tasks, [(tuple(data.tasks), settings)], model, about).save(out)
     shutil.rmtree(out / CHECKPOINT)

@@ -48,7 +48,7 @@ def _story(record: Mapping[str, Any]) -> str:
     told += ", ".join(f"{MARKS[verdict]} {verdict}" for verdict in VERDICTS[:3]) + "."
     old = [name(one, 40) for one in items(record, "old_tasks")]
     listed = ", ".join(old[:5]) + (f" and {len(old) - 5} more" if len(old) > 5 else "")
-    return f"{told} The result no longer predicts {listed}." if old else told
+    return f"{told} The result no longer predicts {listed}: polytask grow keeps old tasks." if old else told
 
 
 def _skill(measured: Any) -> str:

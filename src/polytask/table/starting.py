@@ -17,10 +17,11 @@ from polytask.table.columns import Target
 from polytask.table.opening import Table
 from polytask.table.predictor import TablePredictor
 from polytask.table.prepare import Prepared, prepare
-from polytask.table.recipe import TableRecipe
+from polytask.table.recipe import SETTINGS, TableRecipe
 from polytask.table.stratify import assign_groups, assign_rows
 from polytask.table.tasks import constant_scores
 from polytask.task import Task
+from polytask.transfer.growing import Grown
 from polytask.transfer.starts import Start
 from polytask.trunks import Grouped, Trunk
 
@@ -90,19 +91,32 @@ def table_starts(folder: Path) -> list[TableStart]:
 
 def _start(folder: Path, predictor: TablePredictor, number: int) -> TableStart:
     names, settings = predictor.parts[number]
+    if "parts" in settings:
+        raise UserError(
+            f"'{folder}' was grown over several networks, none of which reads for all tasks: start from the model that "
+            "it was grown from"
+        )
     model, called = predictor.model, str(folder)
     if len(predictor.parts) > 1:
         trunk = cast(Trunk, cast(Grouped, model.trunk).trunks[number])
         model = MultiTaskModel(trunk, {name: model.head(name) for name in names})
         called = f"{folder} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-    tasks = {name: predictor.tasks[name] for name in names}
+    model = _before_growing(model)
+    tasks = {name: predictor.tasks[name] for name in model.names}
+    own = {key: settings[key] for key in SETTINGS if key in settings and key != "tree"}
 
     def make(new: Mapping[str, Task]) -> MultiTaskModel:
-        known = {name for level in settings.get("tree", ()) for group in level for name in group}
-        own = settings if set(new) <= known else {key: value for key, value in settings.items() if key != "tree"}
         return TableRecipe(new, predictor.preprocessor.shape).with_settings(own)(tuple(new))
 
-    return TableStart(Start(called, model, tasks, make), predictor, settings)
+    return TableStart(Start(called, model, tasks, make), predictor, own)
+
+
+def _before_growing(model: MultiTaskModel) -> MultiTaskModel:
+    """Without the tasks that were added to a trained model: they read its features through adapters of their own."""
+    while isinstance(model.trunk, Grown):
+        kept = [name for name in model.names if name != model.trunk.name]
+        model = MultiTaskModel(model.trunk.trunk, {name: model.head(name) for name in kept})
+    return model
 
 
 def stratified_folds(data: Prepared, folds: int, seed: int) -> Tensor:
