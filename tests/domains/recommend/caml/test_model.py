@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from polytask import AllTasks, Batch, EachTask, HardSharing, MLP, MultiTaskModel, Stage, fit
+from polytask import MLP, AllTasks, Batch, EachTask, HardSharing, MultiTaskModel, Stage, fit
 from polytask.domains.recommend.caml import (
     Attended,
     Choice,
-    Concepts,
     ConceptRelevance,
+    Concepts,
     Corpus,
     GivenConcepts,
     Review,

@@ -10,14 +10,33 @@ from polytask.domains.recommend.caml import bleu, feature_scores, rouge, rouge_l
 from polytask.errors import UserError
 
 # the example of Papineni et al. (2002), as the documentation of NLTK's corpus_bleu and sentence_bleu has it
-FIRST = "It is a guide to action which ensures that the military always obeys the commands of the party".split()
+FIRST = [
+    "It",
+    "is",
+    "a",
+    "guide",
+    "to",
+    "action",
+    "which",
+    "ensures",
+    "that",
+    "the",
+    "military",
+    "always",
+    "obeys",
+    "the",
+    "commands",
+    "of",
+    "the",
+    "party",
+]
 FIRST_REFERENCES = [
-    "It is a guide to action that ensures that the military will forever heed Party commands".split(),
-    "It is the guiding principle which guarantees the military forces always being under the command of the Party".split(),
-    "It is the practical guide for the army always to heed the directions of the party".split(),
+    ["It", "is", "a", "guide", "to", "action", "that", "ensures", "that", "the", "military", "will", "forever", "heed", "Party", "commands"],
+    ["It", "is", "the", "guiding", "principle", "which", "guarantees", "the", "military", "forces", "always", "being", "under", "the", "command", "of", "the", "Party"],
+    ["It", "is", "the", "practical", "guide", "for", "the", "army", "always", "to", "heed", "the", "directions", "of", "the", "party"],
 ]  # fmt: skip
-SECOND = "he read the book because he was interested in world history".split()
-SECOND_REFERENCES = ["he was interested in world history because he read the book".split()]
+SECOND = ["he", "read", "the", "book", "because", "he", "was", "interested", "in", "world", "history"]
+SECOND_REFERENCES = [["he", "was", "interested", "in", "world", "history", "because", "he", "read", "the", "book"]]
 
 
 def test_bleu_of_the_published_examples():
@@ -28,7 +47,7 @@ def test_bleu_of_the_published_examples():
 
 def test_modified_precision_counts_a_word_as_often_as_a_reference_has_it():
     seven = ["the"] * 7  # Papineni et al., example 2: 2 of 7
-    references = ["the cat is on the mat".split(), "there is a cat on the mat".split()]
+    references = [["the", "cat", "is", "on", "the", "mat"], ["there", "is", "a", "cat", "on", "the", "mat"]]
     assert bleu([seven], [references], order=1) == pytest.approx(2 / 7)
 
 
@@ -46,7 +65,7 @@ def test_bleu_without_a_common_n_gram_is_0():
 
 
 # Lin (2004), section 3: S1 the reference, S2 and S3 have the same bigrams in common with it, but not the same order
-POLICE = "police killed the gunman".split()
+POLICE = ["police", "killed", "the", "gunman"]
 
 
 @pytest.mark.parametrize(("text", "value"), [
@@ -57,8 +76,8 @@ def test_rouge_l_of_the_published_example(text, value):
 
 
 def test_rouge_2_of_the_published_example():
-    assert rouge_n("police kill the gunman".split(), POLICE, 2) == pytest.approx(1 / 3)
-    assert rouge_n("the gunman kill police".split(), POLICE, 2) == pytest.approx(1 / 3)
+    assert rouge_n(["police", "kill", "the", "gunman"], POLICE, 2) == pytest.approx(1 / 3)
+    assert rouge_n(["the", "gunman", "kill", "police"], POLICE, 2) == pytest.approx(1 / 3)
 
 
 def longest_common(a, b):

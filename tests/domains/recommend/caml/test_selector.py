@@ -172,3 +172,29 @@ def test_what_cannot_be_is_said():
         ReviewEncoder(3, 1, 1, pool="max")
     with pytest.raises(UserError, match="a pointer or more, got 0"):
         Selector(3, pointers=0)
+
+
+def test_co_attention_finds_the_review_that_answers_the_other_side():
+    """Four reviews of an item, each of another aspect, good or bad; the user's review says which aspect counts."""
+    aspects, out = torch.randn(6, 15), nn.Linear(16, 1)
+    attention = CoAttention(16, "max")
+    optimizer = torch.optim.Adam([*attention.parameters(), *out.parameters()], 1e-2)
+    there = torch.ones(128, 1, dtype=torch.bool), torch.ones(128, 4, dtype=torch.bool)
+
+    def draw():
+        of_item, good = torch.rand(128, 6).argsort(1)[:, :4], torch.randint(2, (128, 4)) * 2.0 - 1.0
+        right = torch.randint(4, (128, 1))
+        item = torch.cat([aspects[of_item], good.unsqueeze(-1)], -1)
+        user = torch.cat([aspects[of_item.gather(1, right)], torch.zeros(128, 1, 1)], -1)
+        return user, item, right.squeeze(1), good.gather(1, right)
+
+    for _ in range(150):
+        user, item, _, good = draw()
+        _, picked = attention(user, item, *there)
+        loss = (out((picked.unsqueeze(-1) * item).sum(1)) - good).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    user, item, right, _ = draw()
+    _, picked = attention.eval()(user, item, *there)
+    assert (picked.argmax(1) == right).float().mean() > 0.95

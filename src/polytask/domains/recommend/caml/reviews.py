@@ -50,7 +50,14 @@ class PlantedReviews:
 
 
 def plant_reviews(
-    users: int = 200, items: int = 150, reviews: int = 4000, *, aspects: int = 8, focus: float = 0.1, noise: float = 0.5, seed: int = 0
+    users: int = 200,
+    items: int = 150,
+    reviews: int = 4000,
+    *,
+    aspects: int = 8,
+    focus: float = 0.1,
+    noise: float = 0.5,
+    seed: int = 0,
 ) -> PlantedReviews:
     """Draw reviews of users who care for aspects, of items that show some of them, good or bad.
 
