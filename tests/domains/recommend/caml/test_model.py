@@ -164,6 +164,16 @@ def test_the_concept_loss_is_what_it_says(form):
     assert float(values[2]) == 0.0
 
 
+def test_the_text_form_says_how_much_better_another_concept_would_have_been():
+    logits = torch.randn(3, 4, 7)
+    mine = FEATURES.user_choice._replace(concepts=FEATURES.user_choice.concepts.clone().requires_grad_())
+    values, _ = concept_loss(FEATURES._replace(user_choice=mine), logits, "text")
+    (slope,) = torch.autograd.grad(values[0], mine.concepts)
+    said = logits[0].log_softmax(-1)[:3].amax(0)  # three words, then padding
+    torch.testing.assert_close(slope[0], -said[mine.candidates[0]] / 4)  # four concepts are picked
+    assert not slope[1:].any()
+
+
 def test_the_concept_loss_teaches_the_decoder_and_the_selector(corpus, source):
     tasks, batches = caml_tasks(corpus), [source.take(slice(0, 40)), source.take(slice(40, 70))]
     model = make_caml(corpus, **SMALL, dropout=0.0).eval()

@@ -9,34 +9,21 @@ import pytest
 from polytask.domains.recommend.caml import bleu, feature_scores, rouge, rouge_l, rouge_n, text_scores, unique_ratio
 from polytask.errors import UserError
 
+
+def words(text):
+    return text.split()
+
+
 # the example of Papineni et al. (2002), as the documentation of NLTK's corpus_bleu and sentence_bleu has it
-FIRST = [
-    "It",
-    "is",
-    "a",
-    "guide",
-    "to",
-    "action",
-    "which",
-    "ensures",
-    "that",
-    "the",
-    "military",
-    "always",
-    "obeys",
-    "the",
-    "commands",
-    "of",
-    "the",
-    "party",
-]
+FIRST = words("It is a guide to action which ensures that the military always obeys the commands of the party")
 FIRST_REFERENCES = [
-    ["It", "is", "a", "guide", "to", "action", "that", "ensures", "that", "the", "military", "will", "forever", "heed", "Party", "commands"],
-    ["It", "is", "the", "guiding", "principle", "which", "guarantees", "the", "military", "forces", "always", "being", "under", "the", "command", "of", "the", "Party"],
-    ["It", "is", "the", "practical", "guide", "for", "the", "army", "always", "to", "heed", "the", "directions", "of", "the", "party"],
+    words("It is a guide to action that ensures that the military will forever heed Party commands"),
+    words("It is the guiding principle which guarantees the military forces always being under the command of "
+          "the Party"),
+    words("It is the practical guide for the army always to heed the directions of the party"),
 ]  # fmt: skip
-SECOND = ["he", "read", "the", "book", "because", "he", "was", "interested", "in", "world", "history"]
-SECOND_REFERENCES = [["he", "was", "interested", "in", "world", "history", "because", "he", "read", "the", "book"]]
+SECOND = words("he read the book because he was interested in world history")
+SECOND_REFERENCES = [words("he was interested in world history because he read the book")]
 
 
 def test_bleu_of_the_published_examples():
@@ -47,16 +34,16 @@ def test_bleu_of_the_published_examples():
 
 def test_modified_precision_counts_a_word_as_often_as_a_reference_has_it():
     seven = ["the"] * 7  # Papineni et al., example 2: 2 of 7
-    references = [["the", "cat", "is", "on", "the", "mat"], ["there", "is", "a", "cat", "on", "the", "mat"]]
+    references = [words("the cat is on the mat"), words("there is a cat on the mat")]
     assert bleu([seven], [references], order=1) == pytest.approx(2 / 7)
 
 
 def test_brevity_is_punished_by_the_nearest_reference_and_length_is_not():
-    words = list("abcdef")
-    assert bleu([words[:4]], [[words]], order=1) == pytest.approx(math.exp(1 - 6 / 4))
-    assert bleu([words], [[words[:4]]], order=1) == pytest.approx(4 / 6)
-    assert bleu([words[:4]], [[words, words[:2]]], order=1) == 1.0  # equally near: the shorter counts
-    assert bleu([words[:4]], [[words, words[:4]]], order=1) == 1.0
+    six = list("abcdef")
+    assert bleu([six[:4]], [[six]], order=1) == pytest.approx(math.exp(1 - 6 / 4))
+    assert bleu([six], [[six[:4]]], order=1) == pytest.approx(4 / 6)
+    assert bleu([six[:4]], [[six, six[:2]]], order=1) == 1.0  # equally near: the shorter counts
+    assert bleu([six[:4]], [[six, six[:4]]], order=1) == 1.0
 
 
 def test_bleu_without_a_common_n_gram_is_0():
@@ -65,19 +52,19 @@ def test_bleu_without_a_common_n_gram_is_0():
 
 
 # Lin (2004), section 3: S1 the reference, S2 and S3 have the same bigrams in common with it, but not the same order
-POLICE = ["police", "killed", "the", "gunman"]
+POLICE = words("police killed the gunman")
 
 
 @pytest.mark.parametrize(("text", "value"), [
     ("police kill the gunman", 3 / 4), ("the gunman kill police", 2 / 4), ("the gunman police killed", 2 / 4),
 ])  # fmt: skip
 def test_rouge_l_of_the_published_example(text, value):
-    assert rouge_l(text.split(), POLICE) == value
+    assert rouge_l(words(text), POLICE) == value
 
 
 def test_rouge_2_of_the_published_example():
-    assert rouge_n(["police", "kill", "the", "gunman"], POLICE, 2) == pytest.approx(1 / 3)
-    assert rouge_n(["the", "gunman", "kill", "police"], POLICE, 2) == pytest.approx(1 / 3)
+    assert rouge_n(words("police kill the gunman"), POLICE, 2) == pytest.approx(1 / 3)
+    assert rouge_n(words("the gunman kill police"), POLICE, 2) == pytest.approx(1 / 3)
 
 
 def longest_common(a, b):

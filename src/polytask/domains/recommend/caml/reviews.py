@@ -61,12 +61,13 @@ def plant_reviews(
 ) -> PlantedReviews:
     """Draw reviews of users who care for aspects, of items that show some of them, good or bad.
 
-    User u cares by c_u (a sparse point of the simplex: mostly one or two aspects); item i shows half of the aspects,
-    each with a quality q of -1 or 1. The aspect of the pair is the one shown with the largest c. Stars are
+    User u cares by c_u (a sparse point of the simplex: mostly one or two aspects); item i shows three quarters of
+    the aspects, each with a quality q of -1 or 1. The aspect of the pair is the one shown with the largest c. Stars are
     3 + 2 sum_a c_ua q_ia / sum_a c_ua over the aspects shown, plus noise, rounded to 1..5. The text has a sentence on
     the aspect, one on a second aspect that the user cares for and the item shows, and a sentence that says nothing.
 
     Args:
+        focus: of the Dirichlet distribution of c; small: users care for one aspect.
         noise: deviation of the stars before they are rounded.
 
     Raises:
