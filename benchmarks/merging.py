@@ -3,10 +3,10 @@
     POLYTASK_DATA=../shared/data python -m benchmarks.merging [planted tox21] [--seeds 3]
 
 The tasks are fine-tuned one by one, each for a quarter of the steps of a joint training, from a start, and merged in
-each way at the scale that is best on the validation rows. The starts: a joint training of a quarter of the steps; the
-same, with heads that stay as they are; a joint training of that length on one half of the training rows, with
-fine-tuning on the other half; the common random weights; random weights of each task's own. "search" tries all ways and
-weights of tasks. Numbers go to benchmarks/results/merging.json.
+each way at the scale that is best on the validation rows. The starts: a joint training; one of a quarter of the steps;
+the same, with heads that stay as they are; one of that length on one half of the training rows, with fine-tuning on the
+other half; the common random weights; random weights of each task's own. "search" tries all ways and weights of tasks.
+Numbers go to benchmarks/results/merging.json.
 """
 
 from __future__ import annotations
@@ -30,9 +30,11 @@ from polytask.balance import Balancer, Equal
 from polytask.transfer.merging import best_merge
 
 RESULTS = Path(__file__).parent / "results" / "merging.json"
-METHODS = ("average", "arithmetic", "ties", "dare")
-SHORT = "short joint training"
-SCALES = (0.25, 0.5, 0.75, 1.0, 1.5)
+METHODS = ("average", "ties", "dare")  # arithmetic is the average at T times the scale
+FULL, SHORT, FROZEN = "full joint training", "short joint training", "short joint training, heads frozen"
+OTHER, FRESH, APART = "joint training on other rows", "common random weights", "no common start"
+STARTS = {"planted": (FULL, SHORT, FROZEN, OTHER, FRESH, APART), "tox21": (FULL, SHORT, APART)}
+SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
 PART = 4  # a quarter of the steps for the start, and for each fine-tuning
 
 
@@ -72,38 +74,36 @@ class Begin:
     freeze: Sequence[str] = ()
 
 
-def starts(case: Conflict, seed: int) -> dict[str, Begin]:
-    """The kinds of start."""
-    names, fresh = list(case.tasks), case.model(seed)
-    short = train(case, case.model(seed), names, seed, PART)
-    other = train(half(case, 0), case.model(seed), names, seed, PART)
-    apart = {name: case.model(1000 * (seed + 1) + place) for place, name in enumerate(names)}
-    return {
-        SHORT: Begin(short, case, dict.fromkeys(names, short)),
-        "the same, heads frozen": Begin(short, case, dict.fromkeys(names, short), ["heads"]),
-        "joint training on other rows": Begin(other, half(case, 1), dict.fromkeys(names, other)),
-        "common random weights": Begin(fresh, case, dict.fromkeys(names, fresh)),
-        "no common start": Begin(fresh, case, apart),
-    }
+def begin(case: Conflict, seed: int, kind: str) -> Begin:
+    """A kind of start."""
+    names, part = list(case.tasks), 1 if kind == FULL else PART
+    if kind in (FRESH, APART):
+        fresh, others = case.model(seed), range(1000 * (seed + 1), 1000 * (seed + 1) + len(names))
+        own = {name: case.model(one) if kind == APART else fresh for name, one in zip(names, others, strict=True)}
+        return Begin(fresh, case, own)
+    rows = [half(case, side) for side in (0, 1)] if kind == OTHER else [case, case]
+    start = train(rows[0], case.model(seed), names, seed, part)
+    return Begin(start, rows[1], dict.fromkeys(names, start), ["heads"] if kind == FROZEN else [])
 
 
 def mean(values: Mapping[str, float]) -> float:
     return sum(values.values()) / len(values)
 
 
-def merged(case: Conflict, seed: int) -> dict[str, dict[str, Any]]:
+def merged(case: Conflict, seed: int, kinds: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Per start and way of merging the test skill, what was chosen, and what it cost."""
     found: dict[str, dict[str, Any]] = {}
-    for kind, at in starts(case, seed).items():
+    for kind in kinds:
+        at = begin(case, seed, kind)
         start, began = at.start, time.process_time()
         models = {n: train(at.rows, copy.deepcopy(at.own[n]), [n], seed, PART, freeze=at.freeze) for n in case.tasks}
         tuning = time.process_time() - began
         own = {name: case.skill(model)[name] for name, model in models.items()}
         found[f"{kind}: the start"] = {"skill": mean(case.skill(start)), "seconds": 0.0}
         found[f"{kind}: fine-tuned, unmerged"] = {"skill": mean(own), "seconds": tuning}
-        for method in (*METHODS, "search") if kind == SHORT else METHODS:
+        for method in (*METHODS, "search") if kind == FULL else METHODS:
             ways, passes = (METHODS, 1) if method == "search" else ((method,), 0)
-            scales = tuple(s / len(models) if method == "arithmetic" else s for s in SCALES)
+            scales = tuple(s / len(models) if method == "dare" else s for s in SCALES)
             began = time.process_time()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # that starts differ is the point
@@ -182,7 +182,7 @@ def main() -> None:
         runs = []
         for seed in range(asked.seeds):
             case = CASES[which](seed)
-            runs.append(together(case, seed) | merged(case, seed))
+            runs.append(together(case, seed) | merged(case, seed, STARTS[which]))
             for name, row in runs[-1].items():
                 print(which, seed, name, round(row["skill"], 3), row.get("chosen", ""), flush=True)
         kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
