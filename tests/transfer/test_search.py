@@ -84,6 +84,19 @@ def test_the_search_is_a_function_of_its_seed():
     assert search(begin, folds(seed=5), recipe=SHORT, grid=grid) != one
 
 
+def test_dropout_is_drawn_by_the_seed_too():
+    def dropping():
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return MultiTaskModel(HardSharing(MLP(6, [8], dropout=0.5)), {"new": nn.Linear(8, 1)})
+
+    found = []
+    for state in (1, 2):
+        torch.manual_seed(state)
+        found.append(search(dropping, folds(2), recipe=SHORT, grid={}))
+    assert found[0] == found[1]
+
+
 def test_a_fold_is_not_trained_on():
     """A model that can only remember rows is worth nothing on others."""
 
@@ -156,10 +169,10 @@ def test_the_verdict_says_what_cannot_be_told_apart():
 
 
 def test_the_winner_is_refitted_on_all_rows():
-    won = replace(search(begin, folds(), recipe=replace(SHORT, lr=1e-2), grid={}).best, epochs=(2, 3, 3))
+    won = replace(search(begin, folds(), recipe=replace(SHORT, lr=1e-2), grid={}).best, epochs=(1, 2, 2))
     model, run = refit(begin, TASKS, ROWS, won, batch_size=16)
     again, _ = refit(begin, TASKS, ROWS, won, batch_size=16)
-    assert run.steps == 3 * math.ceil(120 / 16)  # the mean of the folds' epochs, on all rows
+    assert run.steps == 2 * math.ceil(120 / 16)  # the mean of the folds' epochs, on all rows
     assert run.finishing[0] == {**run.finishing[0], "what": "average of the last 2", "kept": True}
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
 
