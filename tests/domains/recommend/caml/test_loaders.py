@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from polytask.domains.recommend.caml import load_amazon, load_caml, load_yelp, plant_reviews
+from polytask.domains.recommend.caml.reviews import ASPECTS
 from polytask.errors import UserError
 
 AMAZON = [
@@ -91,6 +92,8 @@ def test_planted_reviews_say_what_they_are_about():
     for review, aspect, good in zip(made.reviews, made.aspects, made.good, strict=True):
         assert made.names[aspect] in review.explanation
         assert " ".join(review.explanation) in " ".join(review.words)
+        sayings = ASPECTS[made.names[aspect]][0 if good else 1]
+        assert any(saying in " ".join(review.explanation) for saying in sayings)
         assert 1 <= review.rating <= 5
         stars[good].append(review.rating)
     assert np.mean(stars[True]) > np.mean(stars[False]) + 2.0

@@ -94,6 +94,18 @@ def test_reviews_may_bring_their_concepts_and_must_have_some():
         Corpus.fit([])
 
 
+def test_each_side_carries_the_factors_of_its_own_id(corpus, source):
+    trunk, inputs = make_caml(corpus, **SMALL).eval().trunk, source.take(slice(0, 9)).inputs
+    found = trunk(inputs, ["rating"])["rating"]
+    for name, ids, other in (("user", trunk.encoder.users, found.item), ("item", trunk.encoder.items, found.user)):
+        side = getattr(inputs, name)
+        torch.testing.assert_close(getattr(found, name)[:, 12:], ids(side.id))
+        strange = inputs._replace(**{name: side._replace(id=torch.zeros_like(side.id))})
+        changed = trunk(strange, ["rating"])["rating"]
+        assert not getattr(changed, name)[:, 12:].any()
+        assert torch.equal(changed.item if name == "user" else changed.user, other)
+
+
 def gradients(loss, module):
     return torch.autograd.grad(loss, list(module.parameters()), allow_unused=True, retain_graph=True)
 

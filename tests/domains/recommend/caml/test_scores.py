@@ -43,6 +43,7 @@ def test_brevity_is_punished_by_the_nearest_reference_and_length_is_not():
     assert bleu([six[:4]], [[six]], order=1) == pytest.approx(math.exp(1 - 6 / 4))
     assert bleu([six], [[six[:4]]], order=1) == pytest.approx(4 / 6)
     assert bleu([six[:4]], [[six, six[:2]]], order=1) == 1.0  # equally near: the shorter counts
+    assert bleu([six[:4]], [[six[:5], ["z"]]], order=1) == pytest.approx(math.exp(1 - 5 / 4))  # not the shortest
     assert bleu([six[:4]], [[six, six[:4]]], order=1) == 1.0
 
 
