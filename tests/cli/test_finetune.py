@@ -162,6 +162,7 @@ def test_an_interrupted_fine_tuning_goes_on(at: Path, monkeypatch: pytest.Monkey
     assert stopped.exit_code == 130
     assert "the same command goes on" in stopped.stderr
     assert not Path("t/manifest.json").exists()
+    assert sorted(place.name for place in Path("t/checkpoint").iterdir()) == ["fine-tuned-0", "fine-tuned-1"]
     assert tune(*words).exit_code == 0
     assert trainings[:3] == ["fine-tuned 0", "fine-tuned 1", "from scratch 0"]
     assert Path("t/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
