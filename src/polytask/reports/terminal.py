@@ -85,8 +85,10 @@ def _reasons(reasons: Sequence[Any]) -> Table:
 def _legend(study: Mapping[str, Any]) -> Text:
     from rich.text import Text
 
-    words = "   ".join(f"{mark} {verdict}" for verdict, mark in MARKS.items())
-    if any(doubt_of(gain) for gain in part(study, "arms", shown(study) or "", "gains").values()):
+    gains = part(study, "arms", shown(study) or "", "gains").values()
+    seen = {verdict_of(gain) for gain in gains}
+    words = "   ".join(f"{mark} {word}" for word, mark in MARKS.items() if word in seen or word != "not learnt")
+    if any(doubt_of(gain) for gain in gains):
         words += f"   {DOUBT} not after correction for many tasks"
     return Text(f" {words}", style="dim")
 
