@@ -19,12 +19,16 @@ _HOMES = {
     "Batch": "batch",
     "Clipped": "balance",
     "DatasetSource": "sampling",
+    "Distillation": "transfer.distillation",
     "EachTask": "sampling",
     "Equal": "balance",
     "FAMO": "balance",
     "Faded": "balance",
+    "FeatureDistillation": "transfer.features",
+    "FineTuning": "transfer.fine_tuning",
     "GradDrop": "balance",
     "GradNorm": "balance",
+    "GradientAdversary": "transfer.adversary",
     "GramBalancer": "balance",
     "Grouped": "trunks",
     "HardSharing": "trunks",
@@ -41,6 +45,7 @@ _HOMES = {
     "MultiTaskEstimator": "estimator",
     "MultiTaskModel": "model",
     "NormalisedLosses": "balance",
+    "Objective": "training",
     "OneTask": "sampling",
     "PCGrad": "balance",
     "ParquetSource": "sampling",
@@ -58,12 +63,19 @@ _HOMES = {
     "UncertaintyWeighting": "balance",
     "UserError": "errors",
     "WeightedHeads": "balance",
+    "best_merge": "transfer.merging",
     "evaluate": "training",
+    "few_shot": "transfer.few_shot",
     "fit": "training",
+    "grow": "transfer.growing",
     "make_balancer": "names",
     "make_head": "heads",
     "make_sampler": "names",
+    "merge": "transfer.merging",
+    "rank_starts": "transfer.ranking",
+    "shrink": "transfer.shrinking",
     "train_step": "training",
+    "zero_shot": "transfer.zero_shot",
 }
 
 __all__ = [*sorted(_HOMES), "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
@@ -125,7 +137,23 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     )
     from polytask.study.study import Study as Study
     from polytask.task import Task as Task
-    from polytask.training import Stage as Stage, evaluate as evaluate, fit as fit, train_step as train_step
+    from polytask.training import (
+        Objective as Objective,
+        Stage as Stage,
+        evaluate as evaluate,
+        fit as fit,
+        train_step as train_step,
+    )
+    from polytask.transfer.adversary import GradientAdversary as GradientAdversary
+    from polytask.transfer.distillation import Distillation as Distillation
+    from polytask.transfer.features import FeatureDistillation as FeatureDistillation
+    from polytask.transfer.few_shot import few_shot as few_shot
+    from polytask.transfer.fine_tuning import FineTuning as FineTuning
+    from polytask.transfer.growing import grow as grow
+    from polytask.transfer.merging import best_merge as best_merge, merge as merge
+    from polytask.transfer.ranking import rank_starts as rank_starts
+    from polytask.transfer.shrinking import shrink as shrink
+    from polytask.transfer.zero_shot import zero_shot as zero_shot
     from polytask.trunks import (
         Grouped as Grouped,
         HardSharing as HardSharing,

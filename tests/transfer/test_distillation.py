@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -472,3 +473,16 @@ class TestRefusals:
         net, task, drawn, teacher = tagging()
         with pytest.raises(UserError, match=r"has the form \(6, 3\), the labels \(6, 5\): give a divergence"):
             Distillation({"tags": teacher}, divergences={"tags": Categorical(1)})(net, {"tags": task}, [drawn])
+
+
+def test_a_checkpoint_of_other_weights_is_refused(tmp_path):
+    torch.manual_seed(0)
+    net = MultiTaskModel(HardSharing(MLP(3, [4])), {"a": nn.Linear(4, 1)})
+    rows, tasks = TensorSource(torch.randn(20, 3), {"a": torch.randn(20)}), {"a": Task.regression("a")}
+    words = {"plan": Stage(epochs=1, patience=None), "checkpoint": tmp_path}
+    for gold in (0.5, 0.7):
+        objective = Distillation({"a": lambda x: x[:, :1]}, gold=gold)
+        with (
+            nullcontext() if gold == 0.5 else pytest.raises(UserError, match="another training: the objective differs")
+        ):
+            fit(net, tasks, AllTasks(rows, batch_size=10), rows.batches(20), objective=objective, **words)

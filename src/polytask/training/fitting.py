@@ -168,7 +168,7 @@ def _question(
                       if isinstance(value, Tensor)},
         "the sampler": f"{type(sampler).__name__} of {', '.join(sampler.tasks)}, {sampler.steps_per_epoch} steps",
         "the balancer": repr(balancer),
-        "the objective": type(objective).__name__,
+        "the objective": f"{type(objective).__name__}({objective.extra_repr()})",
         "what is tried at the end": [repr(one) for one in finish],
         "the validation rows": targets,
     })  # fmt: skip

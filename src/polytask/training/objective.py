@@ -24,7 +24,8 @@ class Objective(nn.Module):
     task's loss is balanced; what `extra` gives is added as it is. An objective that needs another one wraps it.
 
     An objective may have parameters of its own (adaptors, classifiers): they are trained with the model's, and are in
-    the checkpoint. Anything frozen that it looks at (teachers) must not be among them.
+    the checkpoint, which knows by its `extra_repr` whether the training is still the same. Anything frozen that it
+    looks at (teachers) must not be among them.
 
     >>> import torch
     >>> from polytask import HardSharing, MLP

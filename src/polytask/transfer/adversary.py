@@ -139,6 +139,9 @@ class GradientAdversary(Objective):
             return found if term is None else term
         return term + found
 
+    def extra_repr(self) -> str:
+        return f"{self.network}, {self.layers}, form={self.form}, inner={type(self.inner).__name__}"
+
     @property
     def alignment(self) -> Tensor | None:
         """What each task's gradient is multiplied with where it enters the trunk, (T, W); None without layers."""

@@ -205,6 +205,9 @@ class Distillation(Objective):
                 losses[name] = sum(means[1:], means[0]), count
         return losses
 
+    def extra_repr(self) -> str:
+        return f"{self.pace}, temperature={self.temperature}, steps={self.steps}, teachers={list(self.teachers.of)}"
+
     def get_extra_state(self) -> dict[str, Any]:
         """Where the stream without labels is."""
         return {} if self.unlabelled is None else dict(self.unlabelled.state_dict())
