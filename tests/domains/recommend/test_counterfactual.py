@@ -159,6 +159,13 @@ def test_they_train_through_fit():
     assert run.evaluations[run.best].scores[CVR] > 0.6
 
 
+def test_a_checkpoint_knows_them_by_what_they_do():
+    weighted = SpaceWeights({"buy": ("click", 1.0, 0.1)}, InversePropensity(floor=0.02))
+    assert "floor=0.02" in weighted.extra_repr()
+    assert "0.1" in weighted.extra_repr()
+    assert InversePropensity().extra_repr() != InversePropensity(floor=0.1).extra_repr()
+
+
 @pytest.mark.parametrize(("call", "sentence"), [
     (lambda: InversePropensity(floor=0), "floor of propensities"),
     (lambda: DoublyRobust().begin(model_of(click=[0.0], cvr=[0.0]), TASKS), "needs a head 'imputed buy"),

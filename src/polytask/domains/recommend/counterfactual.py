@@ -41,6 +41,9 @@ class InversePropensity(Objective):
             raise UserError(f"the floor of propensities must lie in (0, 1], got {floor}")
         self.conversion, self.click, self.floor = conversion, click, floor
 
+    def extra_repr(self) -> str:
+        return f"{self.conversion!r}, {self.click!r}, floor={self.floor}"
+
     @property
     def heads(self) -> tuple[str, ...]:
         """Heads that the model must have."""
@@ -135,6 +138,9 @@ class SpaceWeights(Objective):
             if min(inside, outside) < 0 or max(inside, outside) == 0:
                 raise UserError(f"task '{name}': weights in and out of '{event}' must be at least 0 and not both 0")
         self.weights, self.inner = dict(weights), inner or Objective()
+
+    def extra_repr(self) -> str:
+        return f"{self.weights}, {type(self.inner).__name__}({self.inner.extra_repr()})"
 
     def begin(self, model: MultiTaskModel, tasks: Mapping[str, Task]) -> None:
         self.inner.begin(model, tasks)
