@@ -67,7 +67,8 @@ def test_its_parameters_have_its_rate_and_no_decay(lr, expected):
 
 def test_it_hears_of_every_step_of_a_stage():
     objective = Doubled()
-    fit(model(), TASKS, AllTasks(source(), batch_size=20), source().batches(40), objective=objective, plan=Stage(steps=5))
+    sampler, valid = AllTasks(source(), batch_size=20), source().batches(40)
+    fit(model(), TASKS, sampler, valid, objective=objective, plan=Stage(steps=5))
     assert objective.heard == [(step, 5) for step in range(5)]
 
 
