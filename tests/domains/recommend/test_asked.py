@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 from polytask import Study
+from polytask.cli.app import app
 from polytask.config import StudyConfig
 from polytask.domains.recommend import Features, Id, click_log
 from polytask.domains.recommend.asked import LogPreprocessor, default_arms, features_of
@@ -102,3 +104,15 @@ def test_a_table_without_a_feature_is_refused():
     opened = open_table(frame, targets={"y": "binary"})
     with pytest.raises(UserError, match="no column of the table is a feature"):
         features_of(opened.frame, opened.schema)
+
+
+def test_the_command_line_plans_such_a_study(tmp_path):
+    path = tmp_path / "log.csv"
+    table(300).to_csv(path, index=False)
+    words = ["study", str(path), "--domain", "recommend", "--targets", "click:binary,buy:binary", "--plan", "--json"]
+    words += ["--kinds", "user:categorical,item:categorical,past:text", "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    arms = json.loads(done.stdout)["arms"]
+    assert [arm["arm"] for arm in arms][-2:] == ["esmm+equal", "aitm+equal"]
+    assert all(arm["parameters"] > 0 for arm in arms)
