@@ -6,7 +6,7 @@
 - speed: a training step of MMoE on 30 columns of ids (10,000 each, dimension 16), batch 4096, 4 experts 64-64, two
   towers of 8; `train_step` with AdamW here, model, summed losses and Adam there; one thread, process CPU time,
   interleaved blocks. Above 1 the peer is slower. "sparse" has gradients of the rows met and `LazyAdamW`.
-- census: the two tasks of the MMoE paper on the complete data; 33 columns of ids (dimension 4), 7 numbers, vocabularies
+- census: the two tasks of the MMoE paper on the complete data; 32 columns of ids (dimension 4), 7 numbers, vocabularies
   and scales of the training rows, the same arrays for both; the peer's published sizes (MMoE 8 x 16, shared bottom 117,
   PLE of one level, AITM 32-16, towers of 8), Adam(W) 1e-3, batch 1024, best of 4 epochs on the validation rows. The
   peer's models run in a plain loop over the same batches, as its loader takes rows one by one.

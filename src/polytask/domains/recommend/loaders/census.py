@@ -27,7 +27,7 @@ def census_income(path: str | Path, dimension: int = 4) -> Log:
     Never-married is made from `marital_stat`, which is then no feature; nor is the survey's `instance_weight`.
 
     Args:
-        dimension: of the 33 embeddings.
+        dimension: of the 32 embeddings.
     """
     frame = read(path, WHERE, header=None, skipinitialspace=True)
     if len(frame.columns) != len(COLUMNS):
