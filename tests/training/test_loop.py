@@ -154,6 +154,27 @@ class TestStep:
         assert "not finite" in step.skipped
         assert same(weights(model), before)
 
+    @pytest.mark.filterwarnings("ignore:.*skipped a step:RuntimeWarning")
+    def test_a_sparse_gradient_that_is_not_finite_moves_nothing(self):
+        """Only the table's gradient is not finite: its output meets the root of zero, and no other weight does."""
+
+        class Table(nn.Module):
+            out_features = 1
+
+            def __init__(self):
+                super().__init__()
+                self.table = nn.Embedding(4, 1, sparse=True)
+
+            def forward(self, x):
+                return (0 * self.table(x)).abs().sqrt()
+
+        model = MultiTaskModel(HardSharing(Table()), {"a": nn.Linear(1, 1)})
+        batch = Batch(torch.tensor([1, 2]), {"a": torch.ones(2)})
+        before, optimizer = weights(model), torch.optim.SGD(model.trunk.parameters(), lr=0.1)
+        step = train_step(model, {"a": Task.regression("a")}, [batch], Equal(), optimizer)
+        assert "not finite" in step.skipped
+        assert same(weights(model), before)
+
     def test_the_penalty_of_the_trunk_is_added(self):
         class Decayed(HardSharing):
             def penalty(self):

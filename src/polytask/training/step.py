@@ -74,7 +74,7 @@ def train_step(
     moved = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     parameters = [p for p in moved if not p.grad.is_sparse]  # torch has no norm of a sparse gradient
     norm = nn.utils.clip_grad_norm_(parameters, math.inf if max_norm is None else max_norm)
-    infinite = step.skipped is None and not torch.isfinite(norm)
+    infinite = step.skipped is None and not (torch.isfinite(norm) and _finite_rows(moved))
     step = replace(step, rows=rows, skipped="the gradient is not finite" if infinite else step.skipped)
     if scaler is not None:
         scaler.step(optimizer)  # skips by itself when it finds an infinity
@@ -88,6 +88,11 @@ def train_step(
         if after_step is not None:
             after_step(step, replay)
     return step
+
+
+def _finite_rows(moved: Sequence[nn.Parameter]) -> bool:
+    """Whether the sparse gradients are finite, of which there is no norm."""
+    return all(bool(p.grad._values().isfinite().all()) for p in moved if p.grad is not None and p.grad.is_sparse)
 
 
 class Again:
