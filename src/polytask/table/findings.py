@@ -44,7 +44,10 @@ def column_findings(columns: Sequence[FeatureColumn]) -> list[Finding]:
             message = f"column '{feature.name}' looks like an identifier and is left out ({feature.note})"
             found.append(Finding("warning", feature.name, message))
         if feature.kind == "text":
-            message = f"column '{feature.name}' is text: recognised but not used yet"
+            message = (
+                f"column '{feature.name}' is text, which tables leave out (lists of ids such as 3|17 are read with "
+                "--domain recommend)"
+            )
             found.append(Finding("warning", feature.name, message))
     return found
 
