@@ -12,11 +12,10 @@ from torch.nn import functional as F
 from polytask.batch import Batch
 from polytask.domains.recommend.models import imputation_of
 from polytask.errors import UserError
-from polytask.losses import labelled_sum
 from polytask.model import MultiTaskModel
 from polytask.task import Task
 from polytask.training import Objective
-from polytask.training.objective import TaskLosses
+from polytask.training.objective import TaskLosses, TaskSums, add, add_labelled
 
 
 class InversePropensity(Objective):
@@ -57,22 +56,17 @@ class InversePropensity(Objective):
             raise UserError(f"{type(self).__name__} corrects '{self.conversion}', which is not among the tasks")
 
     def forward(self, model: MultiTaskModel, tasks: Mapping[str, Task], batches: Sequence[Batch]) -> TaskLosses:
-        sums: dict[str, tuple[Tensor, Tensor]] = {}
+        sums: TaskSums = {}
         for batch in batches:
             names = [name for name in batch.targets if name in tasks]
             corrected = self.conversion in names
             outputs = model(batch.inputs, tuple(dict.fromkeys([*names, *(self.heads if corrected else ())])))
-            for name in names:
-                if name == self.conversion:
-                    total, count = self._corrected({n: outputs[n].float() for n in self.heads}, batch, tasks[name])
-                else:
-                    weight = batch.weights.get(name) if batch.weights else None
-                    target = batch.targets[name]
-                    total, count = labelled_sum(tasks[name].loss, outputs[name].float(), target, weight)
-                if count > 0:
-                    before = sums.get(name, (0.0, 0.0))
-                    sums[name] = (before[0] + total, before[1] + count)
-        return {name: (total / count, count) for name, (total, count) in sums.items()}
+            others = {name: outputs[name] for name in names if name != self.conversion}
+            add_labelled(sums, tasks, batch, others)
+            if corrected:
+                heads = {name: outputs[name].float() for name in self.heads}
+                add(sums, self.conversion, *self._corrected(heads, batch, tasks[self.conversion]))
+        return {name: (total / count, count) for name, (total, count) in sums.items() if count > 0}
 
     def _corrected(self, outputs: Mapping[str, Tensor], batch: Batch, task: Task) -> tuple[Tensor, Tensor]:
         """Sum of the corrected losses, and over how many rows."""
