@@ -83,7 +83,7 @@ def test_rows_of_a_batch_do_not_know_each_other(head):
 
 def attended(words):
     rows = len(words)
-    return Attended(torch.randn(rows, 3), torch.randn(rows, 3), None, None, torch.tensor(words))
+    return Attended(torch.randn(rows, 3), torch.randn(rows, 3), None, None, torch.tensor(words), torch.zeros(rows, 1))
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ from polytask.domains.recommend.caml import (
     explain,
     make_caml,
     plant_reviews,
+    rating_offsets,
 )
 from polytask.errors import UserError
 from polytask.training.evaluating import evaluate
@@ -106,6 +107,18 @@ def test_each_side_carries_the_factors_of_its_own_id(corpus, source):
         assert torch.equal(changed.item if name == "user" else changed.user, other)
 
 
+def test_a_rating_starts_from_the_shrunken_means(corpus, source):
+    model, batch = make_caml(corpus, **SMALL, shrink=5.0).eval(), source.take(slice(0, 9))
+    with torch.no_grad():
+        model.head("rating").machine.factors.zero_()
+    of_user, of_item = rating_offsets(corpus.reviews, corpus.users, corpus.items, 5.0)
+    mean = sum(review.rating for review in corpus.reviews) / len(corpus.reviews)
+    expected = mean + of_user[batch.inputs.user.id] + of_item[batch.inputs.item.id]
+    found = model.predict(batch.inputs, {"rating": caml_tasks(corpus)["rating"]})["rating"]
+    torch.testing.assert_close(found.flatten(), expected.flatten())
+    assert expected.std() > 0.1
+
+
 def gradients(loss, module):
     return torch.autograd.grad(loss, list(module.parameters()), allow_unused=True, retain_graph=True)
 
@@ -143,28 +156,29 @@ def by_hand(form, features, logits):
         picked = [int(c) for side in sides for c in side.concept()[row] if c > 0]
         if not steps or not picked:
             found.append(None)
-        elif form == "text":
+        elif form != "step":
             found.append(sum(-max(float(log_p[t, c]) for t in steps) for c in picked) / len(picked))
         else:
             found.append(sum(max(-float(log_p[t, c]) for c in picked) for t in steps))
     return found
 
 
-def one_hots(rows):
-    return torch.tensor(rows, dtype=torch.float)
+def one_review(rows):
+    """(B, P, C) of one review as (B, P, 1, C)."""
+    return torch.tensor(rows).unsqueeze(2)
 
 
 FEATURES = Attended(
     torch.zeros(3, 2), torch.zeros(3, 2),
-    Choice(torch.zeros(3, 2, 1), torch.tensor([[[3, 4], [5, 0]], [[4, 6], [3, 5]], [[3, 0], [4, 0]]]),
-           one_hots([[[0, 1], [1, 0]], [[1, 0], [0, 0]], [[1, 0], [1, 0]]])),
-    Choice(torch.zeros(3, 2, 1), torch.tensor([[[6, 4], [4, 0]], [[0, 0], [0, 0]], [[3, 0], [4, 0]]]),
-           one_hots([[[1, 0], [1, 0]], [[0, 0], [0, 0]], [[1, 0], [1, 0]]])),
-    torch.tensor([[3, 4, 2, 0], [6, 2, 0, 0], [0, 0, 0, 0]]),
+    Choice(torch.zeros(3, 2, 1), one_review([[[3, 4], [5, 0]], [[4, 6], [3, 5]], [[3, 0], [4, 0]]]),
+           1.0 * one_review([[[0, 1], [1, 0]], [[1, 0], [0, 0]], [[1, 0], [1, 0]]])),
+    Choice(torch.zeros(3, 2, 1), one_review([[[6, 4], [4, 0]], [[0, 0], [0, 0]], [[3, 0], [4, 0]]]),
+           1.0 * one_review([[[1, 0], [1, 0]], [[0, 0], [0, 0]], [[1, 0], [1, 0]]])),
+    torch.tensor([[3, 4, 2, 0], [6, 2, 0, 0], [0, 0, 0, 0]]), torch.zeros(3, 1),
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("form", ["text", "step"])
+@pytest.mark.parametrize("form", ["text", "pick", "step"])
 def test_the_concept_loss_is_what_it_says(form):
     logits = torch.randn(3, 4, 7)
     logits[:, 3] += 9 * torch.eye(7)[4]  # padding would be the best place to say "4"
@@ -176,12 +190,14 @@ def test_the_concept_loss_is_what_it_says(form):
     assert float(values[2]) == 0.0
 
 
-def test_the_text_form_says_how_much_better_another_concept_would_have_been():
-    logits = torch.randn(3, 4, 7)
+@pytest.mark.parametrize(("form", "decoder"), [("text", True), ("pick", False)])
+def test_the_selector_learns_how_much_better_another_concept_would_have_been(form, decoder):
+    logits = torch.randn(3, 4, 7, requires_grad=True)
     mine = FEATURES.user_choice._replace(concepts=FEATURES.user_choice.concepts.clone().requires_grad_())
-    values, _ = concept_loss(FEATURES._replace(user_choice=mine), logits, "text")
-    (slope,) = torch.autograd.grad(values[0], mine.concepts)
-    said = logits[0].log_softmax(-1)[:3].amax(0)  # three words, then padding
+    values, _ = concept_loss(FEATURES._replace(user_choice=mine), logits, form)
+    slope, of_decoder = torch.autograd.grad(values[0], [mine.concepts, logits], allow_unused=True)
+    assert (of_decoder is not None) == decoder
+    said = logits.detach()[0].log_softmax(-1)[:3].amax(0)  # three words, then padding
     torch.testing.assert_close(slope[0], -said[mine.candidates[0]] / 4)  # four concepts are picked
     assert not slope[1:].any()
 
@@ -196,8 +212,9 @@ def test_the_concept_loss_teaches_the_decoder_and_the_selector(corpus, source):
     torch.testing.assert_close(with_concepts["explanation"][0], plain + 0.5 * term)
     torch.testing.assert_close(with_concepts["rating"][0], Objective()(model, tasks, batches)["rating"][0])
     assert with_concepts["explanation"][1] == count
-    reach = gradients(with_concepts["explanation"][0] - plain.detach(), model.trunk.selector.concepts)
-    assert all(reached(reach))
+    more = with_concepts["explanation"][0] - plain.detach()
+    for pointers in (model.trunk.selector.concepts, model.trunk.selector.reviews):
+        assert all(reached(gradients(more, pointers)))
     assert not model.head("explanation")._forward_hooks
     only = {"rating": tasks["rating"]}
     batch = Batch(batches[0].inputs, {"rating": batches[0].targets["rating"]})

@@ -9,14 +9,17 @@ from torch import nn
 from polytask.domains.recommend.caml import (
     CoAttention,
     FactorisationMachine,
+    Review,
     ReviewEncoder,
     ReviewGate,
     Selector,
     Side,
     gumbel,
     pick,
+    rating_offsets,
 )
 from polytask.domains.recommend.caml.encoder import Encoded
+from polytask.domains.recommend.caml.selector import of_all
 from polytask.errors import UserError
 
 THERE = torch.tensor([[True, True, True, False], [True, False, True, False], [False, False, False, False]])
@@ -56,12 +59,27 @@ def test_scores_are_the_affinities_one_by_one(pool):
     a_there, b_there = torch.tensor([[1, 1, 0, 1], [1, 1, 1, 1]]).bool(), torch.tensor([[1, 0, 1], [0, 0, 0]]).bool()
     of_a, of_b = attention.scores(a, b, a_there, b_there)
     f, gather = attention.project, max if pool == "max" else lambda values: sum(values) / len(values)
-    affinity = [[float(f(a[0, i]) @ attention.weight @ f(b[0, j])) for j in range(3)] for i in range(4)]
+
+    def cosine(x, y):
+        return float(x @ y / x.norm() / y.norm())
+
+    affinity = [[4.0 * cosine(f(a[0, i]) @ attention.weight, f(b[0, j])) for j in range(3)] for i in range(4)]
     for i in range(4):
         assert float(of_a[0, i]) == pytest.approx(gather([affinity[i][j] for j in (0, 2)]))
     for j in range(3):
         assert float(of_b[0, j]) == pytest.approx(gather([affinity[i][j] for i in (0, 1, 3)]))
     assert of_a[1].tolist() == [0.0] * 4  # nothing on the other side speaks for any of them
+
+
+def test_scores_stay_where_the_softmax_has_a_gradient():
+    attention = CoAttention(5, "max")
+    with torch.no_grad():
+        attention.weight.mul_(1e4)  # what training made of an unbounded affinity
+    a, b, there = 1e3 * torch.randn(8, 4, 5), 1e3 * torch.randn(8, 3, 5), torch.ones(8, 4, dtype=torch.bool)
+    of_a, of_b = attention.scores(a, b, there, there[:, :3])
+    assert max(float(of_a.detach().abs().max()), float(of_b.detach().abs().max())) <= 4.0 + 1e-5
+    (slope,) = torch.autograd.grad((pick(of_a, there, 0.5)[:, 0]).sum(), of_a)
+    assert (slope.abs().sum(1) > 1e-8).all()
 
 
 @pytest.mark.parametrize("pool", ["max", "mean"])
@@ -141,6 +159,16 @@ def test_the_selector_joins_the_picked_review_and_its_picked_concept():
         torch.testing.assert_close(out[row], selector.join(torch.cat(parts)))
 
 
+def test_a_review_that_was_not_picked_stands_for_the_mean_of_its_concepts():
+    review, concept = torch.tensor([[0.0, 1.0, 0.0]], requires_grad=True), torch.tensor([[0.0, 1.0]])
+    there = torch.tensor([[[True, True], [True, True], [True, False]]])
+    picked = of_all(review, concept, there)
+    assert picked.tolist() == [[[0.0, 0.0], [0.0, 1.0], [0.0, 0.0]]]
+    worth = torch.tensor([[[1.0, 3.0], [10.0, 20.0], [7.0, 99.0]]])
+    (slope,) = torch.autograd.grad((picked * worth).sum(), review)
+    assert slope.tolist() == [[2.0, 20.0, 7.0]]
+
+
 def test_pointers_are_their_own_and_all_of_the_selector_learns():
     words, selector = nn.Embedding(9, 6, padding_idx=0), Selector(6, pointers=2)
     user = encoded([[1, 1], [1, 1]], [[[3, 5], [4, 5]], [[6, 7], [8, 3]]])
@@ -163,6 +191,19 @@ def test_a_factorisation_machine_is_the_double_sum(factors):
     ]
     by_hand = machine.linear(x).squeeze(-1) + torch.tensor(pairs)
     torch.testing.assert_close(machine(x).squeeze(-1), by_hand)
+
+
+def test_offsets_are_shrunken_means_of_what_is_left():
+    said = [("a", "x", 5), ("b", "x", 4), ("a", "y", 1), ("b", "z", 3), ("b", "y", 2)]
+    reviews = [Review(user, item, float(stars), (), ()) for user, item, stars in said]
+    users, items, mean = {"a": 1, "b": 2}, {"x": 1, "y": 2, "z": 3}, 3.0
+    of_user, of_item = rating_offsets(reviews, users, items, shrink=2.0)
+    by_hand = [0.0] + [sum(s - mean for _, i, s in said if i == name) / (sum(i == name for _, i, _ in said) + 2)
+                       for name in items]  # fmt: skip
+    assert of_item.squeeze(1).tolist() == pytest.approx(by_hand)
+    rest = {u: [s - mean - by_hand[items[i]] for v, i, s in said if v == u] for u in users}
+    assert of_user.squeeze(1).tolist() == pytest.approx([0.0] + [sum(r) / (len(r) + 2) for r in rest.values()])
+    assert not any(part.abs().max() > 1e-6 for part in rating_offsets(reviews, users, items, shrink=1e9))
 
 
 def test_what_cannot_be_is_said():

@@ -19,7 +19,7 @@ from polytask.domains.recommend.caml.model import (
     explanation_task,
     make_caml,
 )
-from polytask.domains.recommend.caml.rating import FactorisationMachine
+from polytask.domains.recommend.caml.rating import FactorisationMachine, rating_offsets
 from polytask.domains.recommend.caml.relevance import ConceptRelevance, concept_loss
 from polytask.domains.recommend.caml.reviews import PlantedReviews, plant_reviews
 from polytask.domains.recommend.caml.rows import Corpus, Pair, PairSource, Side
@@ -75,6 +75,7 @@ __all__ = [
     "make_caml",
     "pick",
     "plant_reviews",
+    "rating_offsets",
     "read_concepts",
     "rouge",
     "rouge_l",

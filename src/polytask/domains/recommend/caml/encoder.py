@@ -67,13 +67,15 @@ class ReviewEncoder(nn.Module):
             raise UserError(f"reviews pool their words by sum or mean, not '{pool}'{nearest(pool, POOLS)}")
         self.width, self.pool = width, pool
         self.words = nn.Embedding(words, width, padding_idx=PAD)
-        self.projection = nn.Sequential(nn.Linear(width, width), nn.ReLU())
+        linear = nn.Linear(width, width)
+        nn.init.zeros_(linear.bias)  # summed over the words, relu(b) would drown them
+        self.projection = nn.Sequential(linear, nn.ReLU())
         self.gate = nn.Identity() if gate is None else gate
         self.users = nn.Embedding(users + 1, width, padding_idx=0)
         self.items = nn.Embedding(items + 1, width, padding_idx=0)
         self.dropout = nn.Dropout(dropout)
-        for table in (self.words, self.users, self.items):
-            nn.init.normal_(table.weight, std=0.1)
+        for table, std in ((self.words, 1.0), (self.users, 0.1), (self.items, 0.1)):
+            nn.init.normal_(table.weight, std=std)
             with torch.no_grad():
                 table.weight[0] = 0.0
 

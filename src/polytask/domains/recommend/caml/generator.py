@@ -17,13 +17,16 @@ from polytask.links import Link
 
 
 class Attended(NamedTuple):
-    """Features of a pair: u and v (B, D), what was picked for them, and the words (B, L) that were given."""
+    """Features of a pair: u and v (B, D), what was picked for them, the words (B, L) that were given, and the rating's
+    offset b_u + b_i (B, 1).
+    """
 
     user: Tensor
     item: Tensor
     user_choice: Choice
     item_choice: Choice
     words: Tensor
+    offset: Tensor
 
 
 @dataclass(frozen=True)

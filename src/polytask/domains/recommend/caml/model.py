@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from polytask.batch import Batch
 from polytask.domains.recommend.caml.encoder import ReviewEncoder, ReviewGate
 from polytask.domains.recommend.caml.generator import Attended, ExplanationGRU, TokenCrossEntropy, beam_search
-from polytask.domains.recommend.caml.rating import FactorisationMachine
+from polytask.domains.recommend.caml.rating import FactorisationMachine, rating_offsets
 from polytask.domains.recommend.caml.rows import EXPLANATION, RATING, Corpus, Pair
 from polytask.domains.recommend.caml.selector import Selector
 from polytask.domains.recommend.caml.text import Vocabulary, Words
@@ -28,33 +28,43 @@ class CoAttentiveTrunk(Trunk):
 
     Args:
         encoder: its `width` is that of the selector's vectors.
+        offsets: b_u (users + 1, 1) and b_i (items + 1, 1) of the rating, trained from there.
     """
 
-    def __init__(self, encoder: ReviewEncoder, selector: Selector) -> None:
+    def __init__(self, encoder: ReviewEncoder, selector: Selector, offsets: tuple[Tensor, Tensor]) -> None:
         super().__init__()
         self.encoder, self.selector = encoder, selector
+        self.user_offset, self.item_offset = (
+            nn.Embedding.from_pretrained(one, freeze=False, padding_idx=0) for one in offsets
+        )
         self.out_features = 2 * encoder.width  # of each side
 
     def forward(self, inputs: Pair, tasks: Sequence[str]) -> dict[str, Any]:
         user, item = self.encoder(inputs.user, inputs.item)
         u, v, of_user, of_item = self.selector(user, item, self.encoder.words)
         sides = torch.cat([u, user.implicit], -1), torch.cat([v, item.implicit], -1)
-        return dict.fromkeys(tasks, Attended(*sides, of_user, of_item, inputs.words))
+        offset = self.user_offset(inputs.user.id) + self.item_offset(inputs.item.id)
+        return dict.fromkeys(tasks, Attended(*sides, of_user, of_item, inputs.words, offset))
 
     def depths(self) -> Layers:
-        return [[self.encoder], [self.selector]]
+        return [[self.encoder, self.user_offset, self.item_offset], [self.selector]]
 
 
 class RatingHead(nn.Module):
-    """A factorisation machine on [u; v]; `features` is the width of each."""
+    """mu + b_u + b_i and a factorisation machine on [u; v] (mu is the task's center); `features` is the width of each.
+
+    The machine starts at about 0: what is learnt begins at the shrunken means.
+    """
 
     def __init__(self, features: int, factors: int = 10, dropout: float = 0.2) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout)
         self.machine = FactorisationMachine(2 * features, factors)
+        nn.init.zeros_(self.machine.linear.weight)
+        nn.init.zeros_(self.machine.linear.bias)
 
     def forward(self, features: Attended) -> Tensor:
-        return self.machine(self.dropout(torch.cat([features.user, features.item], -1)))
+        return features.offset + self.machine(self.dropout(torch.cat([features.user, features.item], -1)))
 
 
 def make_caml(
@@ -68,6 +78,7 @@ def make_caml(
     factors: int = 10,
     hidden: int = 400,
     sees_rating: bool = False,
+    shrink: float = 10.0,
     dropout: float = 0.2,
 ) -> MultiTaskModel:
     """CAML (Chen et al., "Co-attentive multi-task learning for explainable recommendation", IJCAI 2019).
@@ -82,12 +93,14 @@ def make_caml(
         factors: of the rating's factorisation machine.
         hidden: of the GRU.
         sees_rating: the GRU starts from the predicted rating too.
+        shrink: of the users' and items' means that the rating starts from (`rating_offsets`).
     """
     encoder = ReviewEncoder(
         len(corpus.vocabulary), len(corpus.users), len(corpus.items),
         width=width, pool=pool, gate=ReviewGate(width) if gated else None, dropout=dropout,
     )  # fmt: skip
-    trunk = CoAttentiveTrunk(encoder, Selector(width, pointers, temperature))
+    offsets = rating_offsets(corpus.reviews, corpus.users, corpus.items, shrink)
+    trunk = CoAttentiveTrunk(encoder, Selector(width, pointers, temperature), offsets)
     sees = RATING if sees_rating else None
     heads = {
         RATING: RatingHead(trunk.out_features, factors, dropout),

@@ -31,6 +31,14 @@ def in_text(log_p: Tensor, picked: Tensor, steps: Tensor) -> Rows:
     return -(picked * said).sum(-1) / count.clamp(min=1.0), (count > 0) & steps.any(-1)
 
 
+def to_be_picked(log_p: Tensor, picked: Tensor, steps: Tensor) -> Rows:
+    """`in_text` with a gradient for the selector only: it learns to pick what is said, nobody learns to say it.
+
+    The decoder keeps the likelihood of the texts for itself, so that a large weight takes nothing from it.
+    """
+    return in_text(log_p.detach(), picked, steps)
+
+
 def at_each_step(log_p: Tensor, picked: Tensor, steps: Tensor) -> Rows:
     """sum_t max_c -log p_t(c), the worst of the picked concepts at every step, as the released code has it.
 
@@ -42,7 +50,11 @@ def at_each_step(log_p: Tensor, picked: Tensor, steps: Tensor) -> Rows:
     return torch.where(counted, worst, 0.0).sum(-1), counted.any(-1)
 
 
-FORMS: dict[str, Callable[[Tensor, Tensor, Tensor], Rows]] = {"text": in_text, "step": at_each_step}
+FORMS: dict[str, Callable[[Tensor, Tensor, Tensor], Rows]] = {
+    "text": in_text,
+    "pick": to_be_picked,
+    "step": at_each_step,
+}
 
 
 class ConceptRelevance(Objective):
@@ -50,7 +62,8 @@ class ConceptRelevance(Objective):
 
     Args:
         weight: lambda_c.
-        form: "text", each concept once anywhere in the text, or "step", as the released code has it.
+        form: "text", each concept once anywhere in the text; "pick", the same for the selector alone; or "step", as the
+            released code has it.
         task: whose head is an `ExplanationGRU`.
         inner: the objective whose losses are added to.
     """

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from polytask.domains.recommend.caml.encoder import Encoded
 from polytask.domains.recommend.caml.text import PAD
@@ -53,7 +54,10 @@ POOLS = {"max": masked_max, "mean": masked_mean}
 
 
 class CoAttention(nn.Module):
-    """Scores of two sets by their affinity S = F(a) M F(b)^T, pooled over the other set; one of each is picked.
+    """Scores of two sets by their affinity S = s cos(F(a) M, F(b)), pooled over the other set; one of each is picked.
+
+    The paper has S = F(a) M F(b)^T. Nothing bounds that: in training it grew to thousands, where the softmax has no
+    gradient left and the pointers stay where chance had put them. Cosines keep it within ±s.
 
     Padding is left out of both poolings. (The released code of CAML divides the mean by all columns, padding too.)
     In training the choice is random (Gumbel noise); in evaluation the best is chosen, where the released code draws
@@ -63,19 +67,21 @@ class CoAttention(nn.Module):
         width: of the vectors.
         pool: "max" or "mean".
         temperature: of the softmax.
+        sharpness: s.
     """
 
-    def __init__(self, width: int, pool: str, temperature: float = 0.5) -> None:
+    def __init__(self, width: int, pool: str, temperature: float = 0.5, sharpness: float = 4.0) -> None:
         super().__init__()
         if pool not in POOLS:
             raise UserError(f"affinities are pooled by max or mean, not '{pool}'{nearest(pool, POOLS)}")
         self.project = nn.Sequential(nn.Linear(width, width), nn.ReLU())
         self.weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(width, width)))
-        self.pool, self.temperature = pool, temperature
+        self.pool, self.temperature, self.sharpness = pool, temperature, sharpness
 
     def scores(self, a: Tensor, b: Tensor, a_there: Tensor, b_there: Tensor) -> tuple[Tensor, Tensor]:
         """Of a (B, n, D) and b (B, m, D): (B, n) and (B, m)."""
-        affinity = self.project(a) @ self.weight @ self.project(b).mT
+        ours, theirs = F.normalize(self.project(a) @ self.weight, dim=-1), F.normalize(self.project(b), dim=-1)
+        affinity = self.sharpness * ours @ theirs.mT
         pool = POOLS[self.pool]
         return pool(affinity, b_there[:, None, :]), pool(affinity.mT, a_there[:, None, :])
 
@@ -87,8 +93,8 @@ class CoAttention(nn.Module):
 
 
 class Choice(NamedTuple):
-    """What P pointers picked on one side: one-hots of reviews (B, P, R), the concepts of each picked review (B, P, C),
-    and one-hots of the picked ones of these (B, P, C). All zeros where there was nothing to pick.
+    """What P pointers picked on one side: one-hots of reviews (B, P, R), the numbers of all concepts there
+    (B, P, R, C), and one-hots of the picked ones (B, P, R, C). All zeros where there was nothing to pick.
     """
 
     reviews: Tensor
@@ -101,7 +107,7 @@ class Choice(NamedTuple):
 
     def concept(self) -> Tensor:
         """Number of the picked concept in the vocabulary (B, P), 0 for none."""
-        return (self.candidates * self.concepts.detach().long()).sum(-1)
+        return (self.candidates * self.concepts.detach().long()).sum((-2, -1))
 
 
 class Selector(nn.Module):
@@ -132,19 +138,34 @@ class Selector(nn.Module):
     def _point(self, at: int, user: Encoded, item: Encoded, words: nn.Embedding) -> list[tuple[Tensor, Choice]]:
         reviews = self.reviews[at](user.reviews, item.reviews, user.there, item.there)
         candidates = [_of(picked, side.concepts) for picked, side in zip(reviews, (user, item), strict=True)]
-        vectors, there = [words(one) for one in candidates], [one != PAD for one in candidates]
-        concepts = self.concepts[at](*vectors, *there)
-        return [
-            (torch.cat([_weighted(review, side.reviews), _weighted(concept, vector)], -1), Choice(review, one, concept))
-            for review, concept, side, vector, one in zip(
-                reviews, concepts, (user, item), vectors, candidates, strict=True
-            )
-        ]
+        concepts = self.concepts[at](*(words(one) for one in candidates), *(one != PAD for one in candidates))
+        pointed = []
+        for side, review, concept in zip((user, item), reviews, concepts, strict=True):
+            picked = of_all(review, concept, side.concepts != PAD)
+            vectors = _weighted(review, side.reviews), _weighted(picked.flatten(1), words(side.concepts.flatten(1)))
+            pointed.append((torch.cat(vectors, -1), Choice(review, side.concepts, picked)))
+        return pointed
 
     def _joined(self, pointed: list[tuple[Tensor, Choice]]) -> tuple[Tensor, Choice]:
         vectors, choices = zip(*pointed, strict=True)
         picked = Choice(*(torch.stack(part, dim=1) for part in zip(*choices, strict=True)))
         return self.join(torch.cat(vectors, dim=-1)), picked
+
+
+def of_all(review: Tensor, concept: Tensor, there: Tensor) -> Tensor:
+    """The picked concept as a one-hot over those of all reviews (B, R, C), with a gradient for both picks.
+
+    A review that was not picked stands for the mean of its concepts, so that the review pointer learns from what the
+    other reviews would have offered.
+
+    Args:
+        review: the picked one (B, R).
+        concept: of the picked review (B, C).
+        there: (B, R, C).
+    """
+    mean = there / there.sum(-1, keepdim=True).clamp(min=1)
+    offered = torch.where(review.detach().unsqueeze(-1) > 0, concept.unsqueeze(1), mean)
+    return review.unsqueeze(-1) * offered
 
 
 def _weighted(picked: Tensor, vectors: Tensor) -> Tensor:
