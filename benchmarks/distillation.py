@@ -17,7 +17,7 @@ import statistics
 import time
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +187,9 @@ def _sentences(part: str) -> list[list[tuple[str, str, str, str]]]:
     return [sentence for sentence in found if sentence]
 
 
-CASES: dict[str, Callable[[], Case]] = {"tox21": tox21, "digits": digits, "text": text}
+CASES: dict[str, Callable[[], Case]] = {
+    "tox21": tox21, "digits": digits, "text": text, "text, longer": lambda: replace(text(), epochs=15),
+}  # fmt: skip
 
 
 # Training
