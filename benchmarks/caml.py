@@ -51,11 +51,12 @@ from polytask.training.objective import Objective, task_losses
 
 RESULTS = Path(__file__).parent / "results" / "caml.json"
 BOTH = ("rating", "explanation")
-ARMS: dict[str, tuple[tuple[str, ...], float]] = {  # tasks, factor of the setting's weight of the concept loss
-    "together": (BOTH, 1.0),
-    "rating alone": (("rating",), 0.0),
-    "explanation alone": (("explanation",), 1.0),
-    "together without concept loss": (BOTH, 0.0),
+ARMS: dict[str, tuple[tuple[str, ...], float, str]] = {  # tasks, factor of the concept loss' weight, rule
+    "together": (BOTH, 1.0, "mean"),
+    "together (epoch by rating)": (BOTH, 1.0, "task:rating"),
+    "rating alone": (("rating",), 0.0, "mean"),
+    "explanation alone": (("explanation",), 1.0, "mean"),
+    "together without concept loss": (BOTH, 0.0, "mean"),
 }
 
 
@@ -108,7 +109,7 @@ def clothing(seed: int) -> Setting:
 
 
 def train(
-    setting: Setting, tasks: tuple[str, ...], weight: float, seed: int, epochs: int | None
+    setting: Setting, tasks: tuple[str, ...], weight: float, rule: str, seed: int, epochs: int | None
 ) -> tuple[Any, Any, Any]:
     torch.manual_seed(seed)
     model = make_caml(setting.corpus, **setting.model)
@@ -120,7 +121,7 @@ def train(
     else:
         sampler = EachTask({tasks[0]: rows}, batch_size=setting.batch, seed=seed)
     objective = ConceptRelevance(weight * setting.concept, "pick") if weight else Objective()
-    stage = Stage(**setting.stage | ({"epochs": epochs} if epochs else {}))
+    stage = Stage(**setting.stage | {"rule": rule} | ({"epochs": epochs} if epochs else {}))
     run = fit(model, asked, sampler, valid.batches(256), objective=objective, plan=stage)
     return model, asked, run
 
